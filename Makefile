@@ -1,0 +1,47 @@
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: roadmap test checklist strength golden bench setup lint
+
+# Set up, run every spec, show the roadmap.
+roadmap: setup
+	@$(RUN) -m pytest -q
+
+# What must be green before anything lands.
+test: setup lint
+	@echo "== machinery's own tests"
+	@$(RUN) -m pytest -q tools/tests
+	@echo "== specs"
+	@$(RUN) -m pytest -q --hypothesis-profile=ci
+	@echo "== checklist"
+	@$(RUN) -m tools checklist
+	@echo "== golden values"
+	@$(RUN) -m tools golden --installed
+
+lint: setup
+	@echo "== lint"
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m ruff format --quiet --check .
+
+# Run every spec and write CHECKLIST.md and README's counts from what they said.
+checklist: setup
+	@$(RUN) -m pytest -q
+	@$(RUN) -m tools checklist --update
+
+# Which bugs do the specs catch?
+strength: setup
+	@$(RUN) -m tools strength
+
+# Re-derive every golden value, in an environment of its own with the oracles (3 GB).
+golden:
+	@command -v $(PYTHON) >/dev/null || { echo "set-up stopped: no $(PYTHON) found; Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) tools/install.py oracles
+	@.venv-oracles/bin/python -m tools golden
+
+# Our layers beside the libraries', same machine, same run.
+bench: setup
+	@$(RUN) -m tools bench
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "set-up stopped: no $(PYTHON) found; Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) tools/install.py test

@@ -1,0 +1,52 @@
+"""One record for every public class or function: how to build it, sample inputs, bad inputs.
+
+`spec/properties/test_laws.py` runs the laws of every module on every record. A module of this package holds the records
+of one topic in a list `CASES`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """A call that must raise ValueError or TypeError.
+
+    Attributes:
+        call: makes the bad call.
+        mentions: words the message must contain beside "expected": the value that came, say.
+    """
+
+    call: Callable[[], object]
+    mentions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A public class or function in one configuration whose sizes all differ.
+
+    Attributes:
+        item: the roadmap id.
+        name: the public name, with what is special about this configuration: "BatchNorm2d, no affine".
+        build: makes a fresh module, or returns the function.
+        inputs: makes sample inputs in float32 (N = 2 or 3, no two sizes equal), the same at every call.
+        bad: what is wrong → the bad call.
+        exempt: name of a law → why it does not apply.
+        is_function: no module, so the laws of state do not apply.
+    """
+
+    item: str
+    name: str
+    build: Callable[[], Callable]
+    inputs: Callable[[], tuple]
+    bad: Mapping[str, Bad] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
+    is_function: bool = False
+
+
+def all_cases() -> list:
+    """The records of every topic, in the order of the topics' names."""
+    topics = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return [case for topic in topics for case in importlib.import_module(f"{__name__}.{topic}").CASES]

@@ -1,0 +1,31 @@
+"""Hypothesis profiles, seeds and threads of every spec."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# No deadline: no spec depends on the clock. One bug a report: the first broken claim is what a reader can act on.
+_COMMON = {
+    "deadline": None,
+    "report_multiple_bugs": False,
+    "print_blob": False,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("dev", max_examples=10, **_COMMON)
+settings.register_profile("ci", max_examples=20, derandomize=True, database=None, **_COMMON)
+settings.register_profile("thorough", max_examples=200, **_COMMON)
+settings.load_profile("dev")
+
+
+def pytest_configure(config):
+    # One core a run: workers share the machine, and sums do not depend on how a loop was split.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_start():
+    """Every spec starts from the same generator state and default dtype, whatever ran before it."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float32)

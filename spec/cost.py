@@ -1,0 +1,72 @@
+"""Deterministic cost: FLOPs and peak bytes, counted, never timed."""
+
+import weakref
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def flops(function, *inputs) -> int:
+    """Floating-point operations of the matrix products, convolutions and attentions that `function` runs.
+
+    A multiply-add counts as two, by torch's own counter; pointwise operations count nothing.
+    """
+    with FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return counter.get_total_flops()
+
+
+def operators(function, *inputs) -> list[str]:
+    """Names of the ATen operators that `function` dispatches, in order, those of the backward pass included."""
+    with _Recorder() as recorder:
+        function(*inputs)
+    return recorder.names
+
+
+def peak_bytes(function, *inputs) -> int:
+    """The most bytes of new storage alive at one time while `function` runs; its inputs do not count."""
+    with _Meter([t for t in tree_flatten(inputs)[0] if isinstance(t, torch.Tensor)]) as meter:
+        result = function(*inputs)
+    del result
+    return meter.peak
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.name().partition(".")[0])
+        return operator(*args, **(kwargs or {}))
+
+
+class _Meter(TorchDispatchMode):
+    """Adds a storage's bytes when an operator returns it, and takes them off when the storage dies."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {t.untyped_storage()._cdata for t in inputs}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        for t in tree_flatten(result)[0]:
+            if isinstance(t, torch.Tensor):
+                self._count(t.untyped_storage())
+        return result
+
+    def _count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key, size):
+        self.known.discard(key)
+        self.now -= size

@@ -1,0 +1,452 @@
+"""Laws that many concepts share, each with a failure that says the rule and the evidence.
+
+A law takes a `function` (a module or any callable of tensors) and example inputs, and raises `AssertionError` when the
+law does not hold. Helpers that only compute (`jacobian`, `random_like`, `floats`) return a value and assert nothing.
+"""
+
+import copy
+import io
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+# Relative and absolute tolerance of two correct computations that round differently.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+# ---------------------------------------------------------------------------------------------- comparison
+
+
+def assert_close(actual, expected, *, rtol=None, atol=None, because: str | None = None, what: str = "value"):
+    """`actual` has the shape and dtype of `expected`, is finite where `expected` is, and is close to it.
+
+    Args:
+        rtol, atol: relative and absolute tolerance, |actual − expected| <= atol + rtol·|expected|; default `TOLERANCE`.
+        because: the reason for a tolerance above the default; without one a wide tolerance is an error of the spec.
+        what: the name of the quantity in the failure.
+    """
+    if not isinstance(actual, Tensor):
+        raise AssertionError(f"{what}: expected a tensor, found {type(actual).__name__}")
+    expected = torch.as_tensor(expected, dtype=actual.dtype if not isinstance(expected, Tensor) else None)
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{what}: expected shape {tuple(expected.shape)}, found {tuple(actual.shape)}")
+    if actual.dtype != expected.dtype:
+        raise AssertionError(f"{what}: expected dtype {expected.dtype}, found {actual.dtype}")
+    default = TOLERANCE.get(expected.dtype, 0.0)
+    rtol, atol = default if rtol is None else rtol, default if atol is None else atol
+    if max(rtol, atol) > default and not because:
+        raise ValueError(f"{what}: tolerance {max(rtol, atol):g} above the default {default:g} needs `because=`")
+    if expected.isfinite().all() and not actual.isfinite().all():
+        bad = int((~actual.isfinite()).sum())
+        raise AssertionError(f"{what}: expected finite numbers, found {bad} of {actual.numel()} NaN or infinite")
+    torch.testing.assert_close(
+        actual.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def assert_all_close(actual, expected, **tolerances):
+    """`assert_close` for every tensor of two nested structures."""
+    found, shape = tree_flatten(actual)
+    wanted, wanted_shape = tree_flatten(expected)
+    if shape != wanted_shape:
+        raise AssertionError(f"expected the structure {wanted_shape}, found {shape}")
+    for n, (a, b) in enumerate(zip(found, wanted)):
+        if isinstance(b, Tensor):
+            assert_close(a, b, what=f"tensor {n}", **tolerances)
+        elif a != b:
+            raise AssertionError(f"expected {b!r}, found {a!r}")
+
+
+def assert_same(actual: Tensor, expected: Tensor, what: str = "value"):
+    """Bit for bit the same tensor."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype or not torch.equal(actual, expected):
+        gap = (actual.double() - expected.double()).abs().max() if actual.shape == expected.shape else "another shape"
+        raise AssertionError(f"{what}: expected the same bits, found a difference of {gap}")
+
+
+def assert_differs(actual: Tensor, expected: Tensor, *, by: float, what: str = "value"):
+    """The largest difference exceeds `by`: a property that must *not* hold does not."""
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{what}: expected shape {tuple(expected.shape)}, found {tuple(actual.shape)}")
+    gap = (actual - expected).abs().max().item()
+    if not gap > by:
+        raise AssertionError(f"{what}: expected a difference above {by:g}, found {gap:g}")
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+def floats(tree, dtype=torch.float64):
+    """The same structure with every floating tensor cast and cut from the graph; other leaves as they are."""
+    return tree_map(lambda t: t.detach().to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+
+
+def tensors(tree) -> list[Tensor]:
+    """The floating tensors of a nested structure."""
+    return [t for t in tree_flatten(tree)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def random_like(tree, seed: int = 0):
+    """The same structure with standard normal numbers in place of every floating tensor."""
+    generator = torch.Generator().manual_seed(seed)
+    return tree_map(
+        lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype) if isinstance(t, Tensor) else t, tree
+    )
+
+
+def parameters_of(function) -> dict[str, nn.Parameter]:
+    return dict(function.named_parameters()) if isinstance(function, nn.Module) else {}
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter a random value in ±[0.5, 1.5], so that no default (1, 0) hides a factor. In place."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        size = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
+        sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+        parameter.data.copy_(size * sign)
+    return module
+
+
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """∂function(x)/∂x, shape (*output, *input)."""
+    return torch.autograd.functional.jacobian(function, x)
+
+
+def gradients(function, inputs: Sequence, seed: int = 0):
+    """Outputs, and the gradients of ⟨outputs, random cotangent⟩ for every floating input and parameter."""
+    inputs = [t.detach().clone().requires_grad_() if _differentiable(t) else t for t in inputs]
+    outputs = function(*inputs)
+    found = [t for t in tensors(outputs) if t.requires_grad]
+    wanted = [t for t in inputs if _differentiable(t)] + list(parameters_of(function).values())
+    cotangents = random_like(found, seed)
+    return outputs, torch.autograd.grad(found, wanted, cotangents, allow_unused=True, materialize_grads=True)
+
+
+def _differentiable(t):
+    return isinstance(t, Tensor) and t.is_floating_point()
+
+
+# ---------------------------------------------------------------------------------------------- laws of functions
+
+
+def gradients_match(function, reference, *inputs, rtol=None, atol=None, because=None):
+    """Two functions agree in their outputs and in the gradients to inputs and parameters, for a random cotangent."""
+    outputs, grads = gradients(function, inputs)
+    expected_outputs, expected_grads = gradients(reference, inputs)
+    for n, (a, b) in enumerate(zip(tensors(outputs), tensors(expected_outputs), strict=True)):
+        assert_close(a, b, rtol=rtol, atol=atol, because=because, what=f"output {n}")
+    for n, (a, b) in enumerate(zip(grads, expected_grads, strict=True)):
+        assert_close(a, b, rtol=rtol, atol=atol, because=because, what=f"gradient {n}")
+
+
+def gradient_correct(function, *inputs, second_order: bool = False):
+    """Autograd equals central differences in float64, for every input and every parameter.
+
+    Args:
+        second_order: check the gradient of the gradient as well.
+    """
+    inputs = [floats(t) for t in inputs]
+    names = list(parameters_of(function))
+    leaves = [t.clone().requires_grad_() if _differentiable(t) else t for t in inputs]
+    weights = [p.detach().double().clone().requires_grad_() for p in parameters_of(function).values()]
+
+    def call(*arguments):
+        arguments, values = arguments[: len(leaves)], arguments[len(leaves) :]
+        torch.manual_seed(0)  # a function that draws noise must draw the same at every probe
+        if isinstance(function, nn.Module):
+            # Buffers travel as clones: a training step must not move the statistics under the next probe.
+            state = dict(zip(names, values)) | {
+                n: b.double().clone() if b.is_floating_point() else b.clone() for n, b in function.named_buffers()
+            }
+            outputs = torch.func.functional_call(function, state, arguments)
+        else:
+            outputs = function(*arguments)
+        return tuple(t for t in tensors(outputs) if t.requires_grad)
+
+    if not torch.autograd.gradcheck(call, (*leaves, *weights), eps=1e-6, atol=1e-6, rtol=1e-4):
+        raise AssertionError("gradient differs from central differences")
+    if second_order and not torch.autograd.gradgradcheck(call, (*leaves, *weights), eps=1e-6, atol=1e-5, rtol=1e-3):
+        raise AssertionError("second derivative differs from central differences")
+
+
+def gradient_reaches(loss: Tensor, reached: dict[str, Tensor], untouched: dict[str, Tensor] = {}):
+    """Which tensors get gradient from a loss, and which must not.
+
+    Args:
+        loss: a scalar.
+        reached: name → leaf that must get a gradient that is not all zero.
+        untouched: name → leaf that must get none, or only zeros.
+    """
+    leaves = list(reached.values()) + list(untouched.values())
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
+    for name, grad in zip([*reached, *untouched], grads):
+        size = 0.0 if grad is None else grad.abs().max().item()
+        if name in reached and not 0 < size < float("inf"):
+            raise AssertionError(f"expected a gradient for {name}, found {'none' if grad is None else size}")
+        if name in untouched and size != 0:
+            raise AssertionError(f"expected no gradient for {name}, found one as large as {size:g}")
+
+
+def invariant(function, x: Tensor, transform: Callable[[Tensor], Tensor], **tolerance):
+    """function(transform(x)) = function(x)."""
+    assert_close(function(transform(x)), function(x), what="f(T(x)) against f(x)", **tolerance)
+
+
+def equivariant(function, x: Tensor, transform, transform_output=None, **tolerance):
+    """function(transform(x)) = transform(function(x)); the output's transform may be another one."""
+    moved = (transform_output or transform)(function(x))
+    assert_close(function(transform(x)), moved, what="f(T(x)) against T(f(x))", **tolerance)
+
+
+def depends_only_on(function, x: Tensor, allowed: Tensor):
+    """The Jacobian's sparsity: output i depends on input j where `allowed[i, j]`, and nowhere else.
+
+    Args:
+        allowed: bool, shape (outputs, inputs), of the flattened tensors.
+    """
+    rows = jacobian(function, x).reshape(-1, x.numel())
+    leaked = (rows != 0) & ~allowed
+    missing = (rows == 0) & allowed
+    for found, rule in ((leaked, "must not depend"), (missing, "must depend")):
+        if found.any():
+            i, j = found.nonzero()[0].tolist()
+            raise AssertionError(
+                f"output {i} {rule} on input {j}: ∂y/∂x = {rows[i, j]:g} ({int(found.sum())} such pairs)"
+            )
+
+
+def causal(function, x: Tensor, dim: int = 1):
+    """Output t depends on inputs <= t along `dim`: changing the future changes no earlier output."""
+    before = function(x)
+    for t in range(1, x.shape[dim]):
+        later = x.clone()
+        later.narrow(dim, t, x.shape[dim] - t).normal_(generator=torch.Generator().manual_seed(t))
+        after = function(later)
+        assert_close(after.narrow(dim, 0, t), before.narrow(dim, 0, t), what=f"outputs before step {t}")
+        assert_differs(after.narrow(dim, t, 1), before.narrow(dim, t, 1), by=0.0, what=f"output at step {t}")
+
+
+# ---------------------------------------------------------------------------------------------- laws of every module
+# Each takes a fresh `build()` and example `inputs`; spec/properties/test_laws.py runs them on every record of
+# spec/cases.
+
+
+def _run(function, inputs):
+    """Call with the global generator at a known state, so that a stochastic layer repeats itself."""
+    torch.manual_seed(0)
+    return function(*inputs)
+
+
+def state_dict_round_trip(build, inputs):
+    """Saved and loaded with `weights_only=True` into a second instance, the state gives the same outputs."""
+    source, target = build(), build()
+    randomise(source, seed=1)
+    randomise(target, seed=2)
+    _run(source.train(), inputs)  # running statistics are state as well
+    file = io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    target.load_state_dict(loaded)
+    if list(target.state_dict()) != list(source.state_dict()):
+        raise AssertionError(f"expected the keys {list(source.state_dict())}, found {list(target.state_dict())}")
+    for mode in (False, True):
+        _same_outputs(_run(target.train(mode), inputs), _run(source.train(mode), inputs))
+
+
+def deepcopy_independent(build, inputs):
+    """A deep copy gives the same outputs, and changing the copy leaves the original as it was."""
+    module = build().eval()
+    if isinstance(module, nn.Module):
+        randomise(module)
+    before = _run(module, inputs)
+    twin = copy.deepcopy(module)
+    _same_outputs(_run(twin, inputs), before)
+    for t in [*twin.parameters(), *twin.buffers()]:
+        t.data.fill_(3)
+    _same_outputs(_run(module, inputs), before)
+
+
+def deterministic_in_eval(build, inputs):
+    """Evaluation twice gives the same bits, whatever the state of the global generator."""
+    function = _in_mode(build(), train=False)
+    torch.manual_seed(1)
+    first = function(*inputs)
+    torch.manual_seed(2)
+    _same_outputs(function(*inputs), first)
+
+
+def draws_nothing_in_eval(build, inputs):
+    """Evaluation leaves the global random generator where it was."""
+    function = _in_mode(build(), train=False)
+    before = torch.get_rng_state()
+    function(*inputs)
+    if not torch.equal(torch.get_rng_state(), before):
+        raise AssertionError("expected the global generator untouched in eval, found that it moved")
+
+
+def inputs_not_mutated(build, inputs):
+    """The caller's tensors are unchanged, in training and in evaluation."""
+    for train in (True, False):
+        given = [t.clone() if isinstance(t, Tensor) else t for t in inputs]
+        _run(_in_mode(build(), train), given)
+        for n, (a, b) in enumerate(zip(given, inputs)):
+            if isinstance(b, Tensor):
+                assert_same(a, b, what=f"input {n} after the call")
+
+
+def accepts_non_contiguous(build, inputs):
+    """Memory layout is no information: strided views give the outputs of their contiguous copies."""
+    spread = [_strided(t) if isinstance(t, Tensor) else t for t in inputs]
+    for train in (True, False):
+        function = _in_mode(build(), train)
+        twin = copy.deepcopy(function)
+        assert_all_close(_run(function, spread), _run(twin, inputs))
+
+
+def _strided(t):
+    if t.dim() == 0:
+        return t
+    wide = torch.stack([t, torch.full_like(t, 7)], dim=-1)
+    return wide[..., 0]
+
+
+def keeps_dtype(build, inputs):
+    """float32 in, float32 out; float64 likewise; bfloat16 stays close to the float32 result."""
+    outputs = {}
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        function = build()
+        function = _in_mode(function.to(dtype) if isinstance(function, nn.Module) else function, train=False)
+        outputs[dtype] = tensors(_run(function, floats(list(inputs), dtype)))
+        for t in outputs[dtype]:
+            if t.dtype != dtype:
+                raise AssertionError(f"expected {dtype} out for {dtype} in, found {t.dtype}")
+    exact = outputs[torch.float64]
+    for a, b in zip(outputs[torch.float32], exact):
+        assert_close(a.double(), b, rtol=1e-5, atol=1e-5, because="float32 against float64", what="float32 result")
+    for a, b in zip(outputs[torch.bfloat16], exact):
+        # 8 bits of mantissa: 2^-8 an operation, and a handful of operations in a row.
+        tolerance = 0.05 * b.abs().max().clamp_min(1).item()
+        assert_close(a.double(), b, rtol=0, atol=tolerance, because="bfloat16 has 8 bits", what="bfloat16 result")
+
+
+def batch_independent(build, inputs, train: bool):
+    """A sample's output does not change with the other samples of its batch (dimension 0)."""
+    function = _in_mode(build(), train)
+    if isinstance(function, nn.Module):
+        randomise(function)
+    alone = _run(function, inputs)
+    others = [_other_samples(t) if isinstance(t, Tensor) and t.dim() else t for t in inputs]
+    mixed = _run(function, others)
+    for n, (a, b) in enumerate(zip(tensors(mixed), tensors(alone), strict=True)):
+        assert_close(a[:1], b[:1], what=f"sample 0 of output {n} among other samples")
+
+
+def _other_samples(t):
+    if not t.is_floating_point():
+        return torch.cat([t[:1], t[1:].flip(0)])
+    return torch.cat([t[:1], 10 * t[1:] + 1])
+
+
+def every_parameter_receives_gradient(build, inputs):
+    """No parameter is decoration: each gets a finite gradient that is not all zero."""
+    module = build().train()
+    randomise(module)
+    outputs = tensors(_run(module, inputs))
+    torch.autograd.backward(outputs, random_like(outputs))
+    for name, parameter in module.named_parameters():
+        size = 0.0 if parameter.grad is None else parameter.grad.abs().max().item()
+        if not 0 < size < float("inf"):
+            raise AssertionError(f"expected a gradient for {name}, found {size}")
+
+
+def works_on_meta(build, inputs):
+    """Shapes can be worked out without memory: `device="meta"` gives the shapes and dtypes of a real run."""
+    real = tensors(_run(_in_mode(build(), train=True), inputs))
+    function = build()
+    function = _in_mode(function.to("meta") if isinstance(function, nn.Module) else function, train=True)
+    outputs = tensors(function(*[t.to("meta") if isinstance(t, Tensor) else t for t in inputs]))
+    for a, b in zip(outputs, real, strict=True):
+        if (a.shape, a.dtype, a.device.type) != (b.shape, b.dtype, "meta"):
+            raise AssertionError(f"expected meta {tuple(b.shape)} {b.dtype}, found {a.device} {tuple(a.shape)} {a.dtype}")
+
+
+def compiles(build, inputs):
+    """`torch.compile` captures forward and backward as one graph, with the outputs and gradients of eager."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)  # run-time shape checks do not trace
+    try:
+        function = _in_mode(build(), train=True)
+        twin = copy.deepcopy(function)
+        torch._dynamo.reset()
+        compiled = torch.compile(twin, backend="eager", fullgraph=True)
+        torch.manual_seed(0)
+        expected = gradients(function, inputs)
+        torch.manual_seed(0)
+        found = gradients(_with_parameters_of(compiled, twin), inputs)
+        assert_all_close(found, expected)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def _with_parameters_of(compiled, module):
+    if not isinstance(module, nn.Module):
+        return compiled
+    return _Wrapped(compiled, module)
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, call, module):
+        super().__init__()
+        self.module = module
+        self.__dict__["call"] = call  # not a second registration of the same parameters
+
+    def forward(self, *inputs):
+        return self.call(*inputs)
+
+
+def empty_batch_is_defined(build, inputs):
+    """No samples in: either no samples out, or a ValueError that says so."""
+    empty = [t[:0] if isinstance(t, Tensor) and t.dim() else t for t in inputs]
+    for train in (True, False):
+        try:
+            outputs = _run(_in_mode(build(), train), empty)
+        except ValueError:
+            continue
+        for t in tensors(outputs):
+            if t.dim() and t.shape[0] != 0:
+                raise AssertionError(f"expected no samples out for none in, found shape {tuple(t.shape)}")
+            if not t.isfinite().all():
+                raise AssertionError("expected finite numbers or a ValueError for an empty batch, found NaN")
+
+
+def rejects(call, mentions: Sequence[str] = ()):
+    """Bad input raises `ValueError` or `TypeError`, and the message says what was expected and what came."""
+    try:
+        call()
+    except NotImplementedError:
+        raise
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        if "expected" not in text.lower():
+            raise AssertionError(f"expected a message that says what was expected, found {text!r}") from error
+        for word in mentions:
+            if word not in text:
+                raise AssertionError(f"expected the message to mention {word!r}, found {text!r}") from error
+    except Exception as error:
+        raise AssertionError(f"expected ValueError or TypeError, found {type(error).__name__}: {error}") from error
+    else:
+        raise AssertionError("expected ValueError or TypeError, found no error")
+
+
+def _in_mode(function, train: bool):
+    return function.train(train) if isinstance(function, nn.Module) else function
+
+
+def _same_outputs(actual, expected):
+    for n, (a, b) in enumerate(zip(tensors(actual), tensors(expected), strict=True)):
+        assert_same(a, b, what=f"output {n}")

@@ -1,0 +1,1 @@
+"""The machinery around specs and implementations; `python -m tools --help`."""

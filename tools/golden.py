@@ -1,0 +1,180 @@
+"""Re-derives the golden values and compares them with the frozen ones."""
+
+import importlib
+import pkgutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+EPSILON = {"float64": 1e-12, "float32": 1e-6}
+HINT = "pip install -c constraints.txt -e '.[oracles]'"
+
+
+def main(update: bool, installed: bool, items: list[str]) -> int:
+    """`python -m tools golden`: 0 all as frozen, 1 a value drifted or is unaccounted for, 2 an oracle is missing.
+
+    Args:
+        update: write the frozen arrays and their provenance.
+        installed: pass over recipes whose oracles are not installed here; their frozen files are still checked.
+        items: only these; all if empty.
+    """
+    golden = _load_recipes()
+    sources = {i: s for i, s in golden.RECIPES.items() if not items or i in items}
+    for unknown in sorted(set(items) - set(sources)):
+        print(f"no recipe for {unknown}; recipes: {', '.join(golden.RECIPES)}")
+        return 1
+    record = _read_provenance(golden.FOLDER)
+    drifted, missing = [], []
+    for n, (item, source) in enumerate(sources.items(), 1):
+        print(f"[{n}/{len(sources)}] {item:<28} {source.oracle}", flush=True)
+        absent = [d for d in source.needs if not _installed(d)]
+        if absent:
+            missing += absent
+            drifted += _frozen_problem(golden, item)
+            print(f"    not derived: {', '.join(absent)} not installed")
+            continue
+        recipe = golden.Recipe()
+        source.generate(recipe)
+        if update:
+            record[item] = _freeze(golden, item, source, recipe, golden.FOLDER)
+        else:
+            drifted += _compare(golden, item, recipe, record)
+    if not items:
+        drifted += _unaccounted(golden, record)
+        if update:
+            record = {i: record[i] for i in sorted(record) if i in golden.RECIPES}
+    if update:
+        (golden.FOLDER / "provenance.toml").write_text(_as_toml(record), encoding="utf-8")
+        print(f"wrote {golden.FOLDER.name}/provenance.toml and {len(sources)} files")
+    for line in drifted:
+        print(f"DRIFT {line}")
+    if drifted:
+        return 1
+    if missing and not installed:
+        print(f"missing oracles: {', '.join(sorted(set(missing)))}; {HINT}")
+        return 2
+    print(f"{len(sources)} recipes: " + ("written" if update else "every frozen value stands"))
+    return 0
+
+
+def _load_recipes():
+    sys.path.insert(0, str(Path.cwd()))
+    import spec.golden as golden
+    from spec.golden import recipes
+
+    for module in sorted(m.name for m in pkgutil.iter_modules(recipes.__path__)):
+        importlib.import_module(f"{recipes.__name__}.{module}")
+    if "impl" in sys.modules:
+        raise SystemExit("a recipe imports impl: golden values never come from the implementation")
+    return golden
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _derive(recipe):
+    """Frozen arrays and, for each expected value, the disagreement of its two derivations and the tolerance."""
+    values = {}
+    for name, value in recipe.values.items():
+        disagreement = None
+        if name in recipe.seconds:
+            second = recipe.seconds[name]
+            if second.shape != value.shape:
+                raise SystemExit(f"{name}: second derivation has shape {second.shape}, the oracle's {value.shape}")
+            # Against 1 + |value|, as the comparison with rtol = atol = tolerance weighs it.
+            gap = np.abs(value.astype("float64") - second.astype("float64")) / (1 + np.abs(value.astype("float64")))
+            disagreement = float(gap.max(initial=0.0))
+        floor = EPSILON.get(str(value.dtype), 0.0)
+        # Four times the disagreement: a third correct computation may err on the other side of both.
+        values[name] = {"disagreement": disagreement, "tolerance": _round_up(max(floor, 4 * (disagreement or 0.0)))}
+    return values
+
+
+def _round_up(x: float) -> float:
+    """To one significant digit, so that a last-bit change of a library does not rewrite the provenance."""
+    if x == 0:
+        return 0.0
+    digit = 10.0 ** np.floor(np.log10(x))
+    return float(f"{np.ceil(x / digit - 1e-9) * digit:.0e}")
+
+
+def _freeze(golden, item, source, recipe, folder):
+    arrays = recipe.inputs | recipe.values
+    np.savez_compressed(folder / f"{item}.npz", **arrays)
+    return {
+        "oracle": source.oracle,
+        "second": source.second or "none",
+        "versions": {d: metadata.version(d).partition("+")[0] for d in source.needs},
+        "digest": golden.digest(arrays),
+        "values": _derive(recipe),
+    }
+
+
+def _compare(golden, item, recipe, record):
+    """How a fresh derivation differs from the frozen one, beyond the tolerance that the frozen one earned."""
+    problems = _frozen_problem(golden, item)
+    if problems:
+        return problems
+    frozen = golden.read(item, golden.FOLDER)
+    fresh = recipe.inputs | recipe.values
+    names = set(fresh) ^ set(frozen._arrays)
+    if names:
+        return [f"{item}: recipe and file differ in {', '.join(sorted(names))}"]
+    found = []
+    for name, array in fresh.items():
+        kept = frozen[name].numpy()
+        tolerance = record[item]["values"].get(name, {}).get("tolerance", 0.0)
+        if kept.shape != array.shape or kept.dtype != array.dtype:
+            found.append(f"{item}.{name}: frozen {kept.dtype}{kept.shape}, derived {array.dtype}{array.shape}")
+        elif not np.allclose(array, kept, rtol=tolerance, atol=tolerance, equal_nan=True):
+            found.append(f"{item}.{name}: derived value differs by {np.abs(array - kept).max():g} > {tolerance:g}")
+    for name, value in _derive(recipe).items():
+        allowed = record[item]["values"][name]["tolerance"]
+        if (value["disagreement"] or 0.0) > allowed:
+            found.append(f"{item}.{name}: its two derivations now disagree by {value['disagreement']:g} > {allowed:g}")
+    return found
+
+
+def _frozen_problem(golden, item):
+    try:
+        golden.read(item, golden.FOLDER)
+    except golden.GoldenError as error:
+        return [f"{item}: {error}"]
+    return []
+
+
+def _unaccounted(golden, record):
+    files = {f.stem for f in golden.FOLDER.glob("*.npz")}
+    return [f"{name}: a file or a provenance entry without a recipe" for name in (files | set(record)) - set(golden.RECIPES)]
+
+
+def _read_provenance(folder):
+    import tomllib
+
+    file = folder / "provenance.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _as_toml(record) -> str:
+    lines = ["# Where the golden values come from. Written by `python -m tools golden --update`, never by hand."]
+    for item, entry in record.items():
+        lines += ["", f"[{item}]"]
+        lines += [f'{key} = "{_escape(entry[key])}"' for key in ("oracle", "second", "digest")]
+        versions = ", ".join(f'"{d}" = "{v}"' for d, v in entry["versions"].items())
+        lines += [f"versions = {{ {versions} }}", "[" + item + ".values]"]
+        for name, value in entry["values"].items():
+            gap = value.get("disagreement")
+            gap = "" if gap is None else f"disagreement = {gap:.1e}, "
+            lines.append(f'"{name}" = {{ {gap}tolerance = {value["tolerance"]:.0e} }}')
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,410 @@
+"""The pytest plugin: which implementation is tested, what each spec's outcome means, and the roadmap's progress."""
+
+import ast
+import json
+import re
+import shutil
+import tempfile
+import tomllib
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tools import report, results, subject
+from tools.roadmap import KINDS, ROADMAP, Roadmap, RoadmapError, load
+
+_KEY = pytest.StashKey["Run"]()
+
+
+class Run:
+    """What one pytest process knows: the subject, what was asked for, what was collected."""
+
+    def __init__(self, config: pytest.Config):
+        option = config.option
+        self.root = config.rootpath
+        self.roadmap: Roadmap = load(self.root / ROADMAP)
+        self.wanted = [self.roadmap.find(i).id for i in option.items]
+        for title in option.sections:
+            self.wanted += [i.id for i in self.roadmap.items.values() if title.lower() in i.section.lower()]
+            if not any(title.lower() in section.lower() for section in self.roadmap.sections):
+                raise RoadmapError(f"--section {title}: expected part of one of {', '.join(self.roadmap.sections)}")
+        self.temporary = None
+        if option.bug:
+            if option.impl != subject.PACKAGE:
+                raise RoadmapError(f"--bug patches the reference; expected no --impl beside it, found {option.impl}")
+            self.subject = self._with_bug(option.bug)
+        else:
+            self.subject = subject.resolve(option.impl, self.root, option.borrow)
+        self.specs: dict[str, results.Spec] = {}
+        self.seen: set[str] = set()  # spec files that were collected, whatever was chosen from them
+        self.deselected: set[str] = set()
+        self.broken: list[str] = []
+        self.spec_digest = results.spec_digest(self.root)
+        self.subject_digest = self.subject.digest()
+
+    def _with_bug(self, bug_id: str) -> subject.Subject:
+        """A temporary copy of the reference with one patch; the repository's files are never touched."""
+        bug = find_bug(self.root, bug_id)
+        self.temporary = tempfile.mkdtemp(prefix="blueprint-bug-")
+        folder = Path(self.temporary) / subject.PACKAGE
+        shutil.copytree(self.root / subject.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        file = folder.parent / bug["file"]
+        file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
+        return subject.Subject(f"bug {bug_id}", folder, self.root / subject.PACKAGE)
+
+    def is_spec(self, path: Path) -> bool:
+        return self.kind(path) is not None
+
+    def kind(self, path: Path) -> str | None:
+        """The kind of a spec file is the folder that it stands in."""
+        if not re.fullmatch(r"test_.*\.py", path.name):
+            return None
+        for kind in KINDS:
+            if path.is_relative_to(self.root / "spec" / kind):
+                return kind
+        return None
+
+    def spec_files(self, item_id: str | None = None) -> list[Path]:
+        """Every spec file, or those that mention an item (or build their marks at run time, so may mention it)."""
+        files = [f for kind in KINDS for f in sorted((self.root / "spec" / kind).rglob("test_*.py"))]
+        if item_id is None:
+            return files
+        return [f for f in files if (ids := results.mentioned_items(f)) is None or item_id in ids]
+
+
+def find_bug(root: Path, bug_id: str) -> dict:
+    """The catalogue entry of "item/bug".
+
+    Raises:
+        RoadmapError: no such bug; lists the item's bugs.
+    """
+    bugs = {f"{b['item']}/{b['id']}": b for b in all_bugs(root)}
+    if bug_id not in bugs:
+        same_item = [b for b in bugs if b.split("/")[0] == bug_id.split("/")[0]]
+        raise RoadmapError(f"--bug {bug_id}: expected one of {', '.join(same_item or bugs) or 'an empty catalogue'}")
+    return bugs[bug_id]
+
+
+def all_bugs(root: Path) -> list[dict]:
+    files = sorted((root / "spec" / "bugs").glob("*.toml"))
+    return [bug for f in files for bug in tomllib.loads(f.read_text(encoding="utf-8")).get("bug", [])]
+
+
+def apply_bug(text: str, bug: dict) -> str:
+    """The text with the bug's one edit.
+
+    Raises:
+        RoadmapError: what it replaces does not stand exactly once in the file, or the edit changes nothing.
+    """
+    count = text.count(bug["find"])
+    if count != 1 or bug["find"] == bug["replace"]:
+        raise RoadmapError(f"bug {bug['item']}/{bug['id']}: expected `find` exactly once in {bug['file']}, found {count}")
+    return text.replace(bug["find"], bug["replace"])
+
+
+# ------------------------------------------------------------------------------------------------ set-up
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("roadmap")
+    group.addoption("--impl", default=subject.PACKAGE, metavar="PACKAGE", help="the implementation under test")
+    group.addoption("--borrow", action="store_true", help="let it lean on the reference for what it has not written")
+    group.addoption("--item", action="append", default=[], dest="items", metavar="ID", help="only this item (repeatable)")
+    group.addoption("--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section")
+    group.addoption("--bug", metavar="ITEM/BUG", help="test the reference with this bug of spec/bugs put in")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "item(id): the roadmap item that a spec belongs to")
+    config.addinivalue_line("markers", "house_rule: a convention of this project, not of the concept; peers are not asked")
+    if not (config.rootpath / ROADMAP).is_file():
+        # The plugin is installed with the project, and other test suites run in the same environment.
+        option = config.option
+        if option.items or option.sections or option.bug or option.impl != subject.PACKAGE:
+            hint = f"; for a folder elsewhere write --impl={option.impl}" if Path(option.impl).is_dir() else ""
+            raise pytest.UsageError(f"expected {ROADMAP} under {config.rootpath}, found none{hint}")
+        return
+    try:
+        config.stash[_KEY] = run = Run(config)
+    except (RoadmapError, subject.SubjectError) as error:
+        raise pytest.UsageError(str(error)) from None
+    subject.install(run.subject)
+    run.collector = _Collector(run)
+    config.pluginmanager.register(run.collector)
+    if config.option.tbstyle == "auto":
+        # One item: its tracebacks. The whole roadmap: the closing report says what broke and how to see more.
+        config.option.tbstyle = "short" if run.wanted else "no"
+
+
+def pytest_unconfigure(config):
+    run = config.stash.get(_KEY, None)
+    if run and run.temporary:
+        shutil.rmtree(run.temporary, ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One item, or a file, runs in process: starting workers would cost more than they save."""
+    run = config.stash.get(_KEY, None)
+    explicit = [a for a in config.invocation_params.args if "::" in str(a) or str(a).endswith(".py")]
+    option = config.option
+    return 0 if (run and run.wanted) or option.items or option.sections or explicit or option.collectonly else None
+
+
+def pytest_report_header(config):
+    run = config.stash.get(_KEY, None)
+    if run is None:
+        return None
+    import torch
+
+    profile = getattr(config.option, "hypothesis_profile", None) or "dev"
+    shown = results.shown_path(run.subject.folder, run.root)
+    lines = [f"subject: {run.subject.name} · {shown} · {run.subject_digest}"]
+    if run.subject.borrow:
+        lines[0] += " · may borrow from the reference"
+    lines.append(f"torch {torch.__version__} · Hypothesis profile {profile}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ collection
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`--item` skips files that do not mention the item, so that one item costs seconds."""
+    run = config.stash.get(_KEY, None)
+    if run and run.wanted and collection_path.is_file() and run.is_spec(collection_path):
+        ids = results.mentioned_items(collection_path)
+        if ids is not None and not ids & set(run.wanted):
+            return True
+    return None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    run = config.stash.get(_KEY, None)
+    if run is None:
+        return (yield)
+    collected = [t for t in items if run.is_spec(t.path)]
+    for test in collected:
+        run.specs[test.nodeid] = spec = results.Spec(**_describe(run, test))
+        run.seen.add(spec.file)
+    if run.wanted:
+        chosen = set(run.wanted)
+        keep = [t for t in items if not run.is_spec(t.path) or chosen & set(run.specs[t.nodeid].items)]
+        for test in set(items) - set(keep):
+            run.specs.pop(test.nodeid)  # another item's: not asked for, so nobody's loss
+        items[:] = keep
+    if run.subject.is_peer:
+        for test in [t for t in items if run.is_spec(t.path) and t.get_closest_marker("house_rule")]:
+            run.specs.pop(test.nodeid)
+            items.remove(test)
+    before = [t.nodeid for t in items if t.nodeid in run.specs]
+    result = yield
+    kept = {t.nodeid for t in items}
+    run.deselected = {nodeid for nodeid in before if nodeid not in kept}
+    return result
+
+
+def _describe(run: Run, test) -> dict:
+    marks = [m for m in test.own_markers if m.name == "item"] or list(test.iter_markers("item"))
+    ids = [m.args[0] for m in marks if m.args]
+    doc = test.function.__doc__ or ""
+    claim = " ".join(doc.strip().split("\n\n")[0].split())
+    return {
+        "nodeid": test.nodeid,
+        "file": test.path.relative_to(run.root).as_posix(),
+        "line": test.location[1] + 1 if test.location[1] is not None else 1,
+        "function": test.originalname,
+        "items": ids,
+        "kind": run.kind(test.path),
+        "claim": claim,
+        "source": results.field_of(doc, "Source") or results.field_of(doc, "Convention"),
+        "problem": _problem(run, test, ids, claim, doc),
+    }
+
+
+def _problem(run: Run, test, ids, claim, doc) -> str:
+    """Why this is no spec at all, or an empty string. Such a spec fails: it must not look like progress."""
+    if not ids:
+        return "it names no roadmap item: expected pytest.mark.item(id)"
+    for item_id in ids:
+        try:
+            run.roadmap.find(item_id)
+        except RoadmapError as error:
+            return str(error)
+    if not claim:
+        return "it has no docstring: expected the claim in one sentence, and its source"
+    if "Source:" not in doc and "Convention:" not in doc:
+        return "its docstring names no Source: or Convention:"
+    if not asserts_something(test.path, test.originalname):
+        return "it asserts nothing: a spec that cannot fail says nothing"
+    return ""
+
+
+@cache
+def _asserting_functions(file: Path) -> frozenset[str]:
+    """Functions of a file that assert, directly or through another function of the same file."""
+    functions = {n.name: n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)}
+    found = {name for name, node in functions.items() if any(_asserts(n) for n in ast.walk(node))}
+    while True:
+        more = {
+            name
+            for name, node in functions.items()
+            if name not in found
+            and any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in found for n in ast.walk(node))
+        }
+        if not more:
+            return frozenset(found)
+        found |= more
+
+
+def _asserts(node: ast.AST) -> bool:
+    """Is this an assertion: `assert`, `assert_…(…)`, `pytest.raises`, `gradcheck`, a law or check as a statement?"""
+    if isinstance(node, ast.Assert):
+        # A constant says nothing about the subject.
+        return not isinstance(node.test, ast.Constant)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        called = ast.unparse(node.value.func)
+        return bool(re.search(r"(^|\.)(assert_\w+|check\w*|fail)$|^(laws|scratch)\.\w+$", called))
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
+
+
+def asserts_something(file: Path, function: str) -> bool:
+    return function in _asserting_functions(file)
+
+
+# ------------------------------------------------------------------------------------------------ outcomes
+
+
+def pytest_runtest_setup(item):
+    run = item.config.stash.get(_KEY, None)
+    spec = run.specs.get(item.nodeid) if run else None
+    if spec is None:
+        return
+    if spec.problem:
+        pytest.fail(f"not a spec: {spec.problem}", pytrace=False)
+    borrowed = {i: _borrowed(run, i) for i in spec.items}
+    for item_id, names in borrowed.items():
+        if names:
+            pytest.skip(f"borrowed: {', '.join(names)} of {item_id} come from the reference")
+
+
+def _borrowed(run: Run, item_id: str) -> list[str]:
+    entry = run.roadmap.items[item_id]
+    return _borrowed_names(run.subject, entry.module, entry.names)
+
+
+@cache
+def _borrowed_names(tested, module, names):
+    return tested.borrowed(module, names)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    run = item.config.stash.get(_KEY, None)
+    if run is None or item.nodeid not in run.specs:
+        return outcome
+    outcome.spec_outcome, outcome.evidence = outcome.outcome, ""
+    if call.excinfo is None:
+        return outcome
+    if call.excinfo.errisinstance(NotImplementedError) and _unwritten(run, call.excinfo):
+        outcome.outcome, outcome.spec_outcome = "skipped", "pending"
+        outcome.longrepr = (str(item.path), item.location[1] or 0, f"pending: {call.excinfo.value}")
+    elif outcome.skipped and str(call.excinfo.value).startswith("borrowed: "):
+        outcome.spec_outcome, outcome.evidence = "borrowed", str(call.excinfo.value)
+    elif outcome.skipped:
+        # Skips and expected failures are how suites turn green without running.
+        outcome.outcome = outcome.spec_outcome = "failed"
+        outcome.evidence = f"the spec was skipped or expected to fail ({call.excinfo.value}); a spec runs and passes"
+        outcome.longrepr = outcome.evidence
+        outcome.__dict__.pop("wasxfail", None)
+    elif outcome.failed:
+        outcome.evidence = results.evidence(call.excinfo.value)
+    return outcome
+
+
+def _unwritten(run: Run, excinfo) -> bool:
+    """Did the subject itself say that it is not written yet? (torch raises the same type for other reasons.)"""
+    last = excinfo.traceback[-1]
+    stub = Path(last.path) == Path(subject.__file__) or last.name == "_forward_unimplemented"
+    return stub or (run.subject.owns(Path(last.path)) and "NotImplementedError" in str(last.statement))
+
+
+def pytest_report_teststatus(report, config):
+    kind = getattr(report, "spec_outcome", None)
+    if kind == "pending" and report.skipped:
+        return "pending", "-", "PENDING"
+    if kind == "borrowed" and report.skipped:
+        return "borrowed", "b", "BORROWED"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ closing
+
+
+class _Collector:
+    """Gathers outcomes in the process that reports: the only one, or the controller of the workers."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.outcomes: dict[str, dict] = {}
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.run.broken.append(f"{report.nodeid}: {report.longreprtext.strip().splitlines()[-1]}")
+
+    def pytest_runtest_logreport(self, report):
+        kind = getattr(report, "spec_outcome", report.outcome)
+        known = self.outcomes.get(report.nodeid)
+        rank = ["passed", "borrowed", "pending", "failed"]
+        if report.when == "call" or kind != "passed":
+            if known is None or rank.index(kind if kind in rank else "failed") > rank.index(known["outcome"]):
+                evidence = getattr(report, "evidence", "") or (report.longreprtext if kind == "failed" else "")
+                self.outcomes[report.nodeid] = {"outcome": kind if kind in rank else "failed", "evidence": evidence}
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    run = config.stash.get(_KEY, None)
+    if run is None:
+        return
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["blueprint"] = json.dumps(
+            {
+                "specs": [s.as_dict() for s in run.specs.values()],
+                "seen": sorted(run.seen),
+                "deselected": sorted(run.deselected),
+                "broken": run.broken,
+            }
+        )
+        return
+    if config.option.collectonly or not run.specs and not run.broken:
+        return
+    run.result = results.Result.of_run(run, run.collector.outcomes)
+    if not run.temporary:
+        run.result.write(run.root)
+    if run.result.verdict and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not run.deselected and not run.wanted:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    sent = getattr(node, "workeroutput", {}).get("blueprint")
+    run = node.config.stash.get(_KEY, None)
+    if sent and run:
+        sent = json.loads(sent)
+        run.specs.update({s["nodeid"]: results.Spec(**s) for s in sent["specs"]})
+        run.seen.update(sent["seen"])
+        run.deselected.update(sent["deselected"])
+        run.broken = sorted({*run.broken, *sent["broken"]})
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    run = config.stash.get(_KEY, None)
+    if run is not None and getattr(run, "result", None):
+        report.write(terminalreporter, run)

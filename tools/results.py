@@ -1,0 +1,194 @@
+"""What a run found, item by item, and the file that keeps it: with hashes of the specs and the subject it speaks about."""
+
+import ast
+import json
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from tools.roadmap import KINDS
+from tools.subject import digest
+
+FOLDER = Path(".results")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One collected test: which claim about which items it checks."""
+
+    nodeid: str
+    file: str
+    line: int
+    function: str
+    items: list[str]
+    kind: str
+    claim: str
+    source: str
+    problem: str = ""
+
+    def as_dict(self):
+        return asdict(self)
+
+
+@dataclass
+class Standing:
+    """Where one item stands after a run.
+
+    `status` is one of: done · failed · pending (not written yet, or not specified yet) · borrowed (the reference's code)
+    · incomplete (a kind of spec is missing) · partial (not all of its specs ran).
+    """
+
+    item: str
+    status: str
+    why: str = ""
+    kinds: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    subject: str
+    subject_digest: str
+    spec_digest: str
+    complete: bool
+    verdict: str
+    standings: dict[str, Standing]
+    specs: list[dict]
+    broken: list[str]
+    is_reference: bool = False
+
+    @classmethod
+    def of_run(cls, run, outcomes: dict[str, dict]) -> "Result":
+        standings = {i: _standing(run, i, outcomes) for i in run.roadmap.items}
+        specs = [s.as_dict() | outcomes.get(n, {"outcome": "not run", "evidence": ""}) for n, s in run.specs.items()]
+        whole = run.seen >= {f.relative_to(run.root).as_posix() for f in run.spec_files()}
+        unchanged = run.spec_digest == spec_digest(run.root) and run.subject_digest == run.subject.digest()
+        complete = whole and unchanged and not run.wanted and not run.broken and not run.deselected
+        complete = complete and all(s["outcome"] != "not run" for s in specs)
+        result = cls(
+            run.subject.name,
+            run.subject_digest,
+            run.spec_digest,
+            complete,
+            "",
+            standings,
+            sorted(specs, key=lambda s: (s["file"], s["line"], s["nodeid"])),
+            run.broken,
+            run.subject.is_reference,
+        )
+        result.verdict = result._verdict(run)
+        return result
+
+    def _verdict(self, run) -> str:
+        """Why the run must not exit 0 although no test failed, or an empty string."""
+        if self.broken:
+            return f"{len(self.broken)} spec file(s) could not be collected"
+        orphans = [s for s in self.specs if s["problem"]]
+        if orphans:
+            return f"{orphans[0]['nodeid']} is not a spec: {orphans[0]['problem']}"
+        if not run.subject.is_reference:
+            return ""
+        from tools.checklist import ticked
+
+        asked = run.wanted or list(run.roadmap.items)
+        lost = [s for i, s in self.standings.items() if i in asked and i in ticked(run.root) and s.status != "done"]
+        # Running a part on purpose loses nothing; what did run and is not written, or is not there to run, does.
+        lost = [s for s in lost if s.status != "partial"]
+        return "; ".join(f"{s.item} is ticked in CHECKLIST.md but {s.status}: {s.why}" for s in lost)
+
+    def count(self, status: str) -> int:
+        return sum(s.status == status for s in self.standings.values())
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def write(self, root: Path) -> Path:
+        """Keep the result; a partial run never overwrites a complete one."""
+        file = path_of(root, self.subject, self.complete)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(self.as_json(), encoding="utf-8")
+        return file
+
+
+def path_of(root: Path, subject: str, complete: bool = True) -> Path:
+    name = re.sub(r"\W+", "-", subject).strip("-")
+    return root / FOLDER / (f"{name}.json" if complete else f"{name}-partial.json")
+
+
+def read(file: Path) -> Result:
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["standings"] = {k: Standing(**v) for k, v in data["standings"].items()}
+    return Result(**data)
+
+
+@cache
+def mentioned_items(file: Path) -> frozenset[str] | None:
+    """The ids in the `item` marks of a spec file; None where one is no plain string, so only a run can tell."""
+    ids = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("mark.item"):
+            if not (len(node.args) == 1 and isinstance(node.args[0], ast.Constant)):
+                return None
+            ids.add(node.args[0].value)
+    return frozenset(ids)
+
+
+def spec_digest(root: Path) -> str:
+    """A hash of everything that says what must be true; the catalogue of bugs and the peers prove it, and are not it."""
+    files = [p for p in (root / "spec").rglob("*") if p.is_file() and p.suffix in {".py", ".toml", ".npz"}]
+    proofs = (root / "spec" / "bugs", root / "spec" / "peers")
+    return digest(root, [f for f in files if "__pycache__" not in f.parts and not any(f.is_relative_to(p) for p in proofs)])
+
+
+def shown_path(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def field_of(doc: str, name: str) -> str:
+    """The value of a `Name:` line of a docstring, its indented continuation lines included."""
+    found = re.search(rf"^[ \t]*{name}:[ \t]*(.+(?:\n[ \t]+(?!\w+:)\S.*)*)", doc or "", re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
+
+
+def evidence(error: BaseException) -> str:
+    """What was found: Hypothesis' smallest counterexample where there is one, then the failure's first lines."""
+    notes = [n for n in getattr(error, "__notes__", []) if "Falsifying example" in n]
+    text = str(error).strip().splitlines() or [""]
+    lines = [f"{type(error).__name__}: {text[0]}", *[t for t in text[1:] if t.strip()][:7]]
+    for note in notes:
+        example = [n.rstrip() for n in note.splitlines() if n.strip() and "# or any other" not in n]
+        lines += ["smallest counterexample:", *example[1:15]]
+    return "\n".join(lines)
+
+
+def _standing(run, item_id: str, outcomes) -> Standing:
+    mine = [s for s in run.specs.values() if item_id in s.items]
+    kinds = {k: sum(s.kind == k for s in mine) for k in KINDS}
+    found = Counter(outcomes.get(s.nodeid, {"outcome": "not run"})["outcome"] for s in mine)
+    status, why = _status(run, item_id, mine, kinds, found)
+    return Standing(item_id, status, why, kinds, dict(sorted(found.items())))
+
+
+def _status(run, item_id, mine, kinds, found):
+    total = len(mine)
+    if found["failed"]:
+        return "failed", f"{found['failed']} of {total} specs failed"
+    if found["borrowed"]:
+        return "borrowed", "its code is the reference's"
+    if not mine and not any(item_id in (mentioned_items(f) or ()) for f in run.spec_files()):
+        return "pending", "no specs yet"
+    if found["pending"]:
+        return "pending", f"not written yet: {found['pending']} of {total} specs wait"
+    if found["not run"] or not _saw_all_files(run, item_id):
+        return "partial", f"{total - found['not run']} of its specs ran, others did not"
+    missing = [k for k in KINDS if not kinds[k]]
+    if missing:
+        return "incomplete", f"no spec under {', '.join('spec/' + k for k in missing)}"
+    return "done", f"{total} specs passed"
+
+
+def _saw_all_files(run, item_id) -> bool:
+    """Were all files that mention the item collected? (Files whose marks are made at run time count for every item.)"""
+    return all(f.relative_to(run.root).as_posix() in run.seen for f in run.spec_files(item_id))

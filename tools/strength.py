@@ -1,0 +1,135 @@
+"""Runs every bug of spec/bugs against its item's specs: a suite is worth what it rejects."""
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tools.plugin import all_bugs, apply_bug
+from tools.roadmap import KINDS, RoadmapError
+
+KILLS = Path("spec/bugs/kills.json")
+
+
+def main(items: list[str], jobs: int | None = None) -> int:
+    """`python -m tools strength`: 0 every bug is caught, 1 one survives or is no proper bug.
+
+    Args:
+        items: only their bugs; all if empty. Only a run of all of them writes the kill matrix.
+    """
+    root = Path.cwd()
+    bugs = [b for b in all_bugs(root) if not items or b["item"] in items]
+    if not bugs:
+        print(f"no bugs in the catalogue for {', '.join(items) or 'any item'}")
+        return 1
+    problems, kills = [], {}
+    for bug in bugs:
+        try:
+            apply_bug((root / bug["file"]).read_text(encoding="utf-8"), bug)
+        except (RoadmapError, OSError) as error:
+            problems.append(str(error))
+    problems += [f"bug {n}: the name stands {c} times" for n, c in Counter(map(_name, bugs)).items() if c > 1]
+    if problems:
+        print("\n".join(problems))
+        return 1
+    _warm_up()
+    for n, (bug, killers, crash_only) in enumerate(_hunt(bugs, jobs or os.cpu_count()), 1):
+        verdict = f"caught by {len(killers)} specs" if killers else "SURVIVES"
+        print(f"[{n}/{len(bugs)}] {_name(bug):<56} {verdict}", flush=True)
+        kills[_name(bug)] = killers
+        if not killers:
+            problems.append(f"{_name(bug)} survives: {bug['story']}")
+        elif crash_only and not bug.get("crashes"):
+            problems.append(f"{_name(bug)} dies only by crashing, its story promises a wrong value")
+    if not items:
+        text = json.dumps(kills, indent=1, sort_keys=True) + "\n"
+        (root / KILLS).write_text(text, encoding="utf-8")
+        for spec in _redundant(kills):
+            print(f"hint: kills nothing that others do not: {spec}")
+    print("\n".join(problems) or f"all {len(bugs)} bugs caught")
+    return int(bool(problems))
+
+
+def _name(bug) -> str:
+    return f"{bug['item']}/{bug['id']}"
+
+
+def _warm_up():
+    """Import what every run needs once; each run is then a fork that starts in a moment."""
+    sys.path.insert(0, str(Path.cwd()))
+    import hypothesis.extra.numpy  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
+
+    import tools.plugin  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _hunt(bugs, jobs: int):
+    """For each bug, as it is decided: the specs that fail with it, and whether they only crashed.
+
+    Properties and golden values first; behaviours only for a bug that those let live. A run is a fork of this process,
+    which has imported everything already.
+    """
+    waiting = [(bug, KINDS[:2]) for bug in reversed(bugs)]
+    running = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            bug, kinds = waiting.pop()
+            file = tempfile.NamedTemporaryFile("r", suffix=".json")
+            child = os.fork()
+            if child == 0:
+                _child(bug, kinds, file.name)
+            running[child] = bug, kinds, file
+        child, status = os.wait()
+        bug, kinds, file = running.pop(child)
+        with file:
+            text = file.read()
+        if not text:
+            raise SystemExit(f"{_name(bug)}: the run itself broke (status {status}); see pytest --bug {_name(bug)}")
+        found = json.loads(text)
+        if found or kinds == KINDS[2:]:
+            yield bug, sorted(found), not any(_is_wrong_value(evidence) for evidence in found.values())
+        else:
+            waiting.append((bug, KINDS[2:]))
+
+
+def _is_wrong_value(evidence: str) -> bool:
+    return evidence.startswith(("AssertionError", "GoldenError", "GradcheckError", "Failed"))
+
+
+def _child(bug, kinds, result_file):
+    """One pytest run; writes failed specs → evidence, and never returns."""
+    import pytest
+
+    class Watcher:
+        failed: dict[str, str] = {}
+
+        def pytest_runtest_logreport(self, report):
+            if getattr(report, "spec_outcome", report.outcome) == "failed":
+                self.failed[report.nodeid] = getattr(report, "evidence", "") or report.longreprtext[-300:]
+
+    status = 1
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        watcher = Watcher()
+        # What the parent imported is not rewritten again; the specs themselves are.
+        options = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+        folders = [f"spec/{kind}" for kind in kinds if Path("spec", kind).is_dir()]
+        chosen = ["--bug", _name(bug), "--item", bug["item"], "--hypothesis-profile", "ci", *folders]
+        status = pytest.main([*options, *chosen], plugins=[watcher])
+        if status in (0, 1, 5):
+            Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")
+    finally:
+        os._exit(int(status))
+
+
+def _redundant(kills) -> list[str]:
+    """Specs whose every bug is caught by another spec as well."""
+    lonely = {killers[0] for killers in kills.values() if len(killers) == 1}
+    return sorted({k for killers in kills.values() for k in killers} - lonely)
