@@ -1,15 +1,86 @@
-"""`python -m tools`."""
-import argparse, sys
-def main(argv=None):
-    p = argparse.ArgumentParser(prog="python -m tools")
-    sub = p.add_subparsers(dest="command", required=True)
-    g = sub.add_parser("golden"); g.add_argument("--update", action="store_true"); g.add_argument("--installed", action="store_true"); g.add_argument("--item", action="append", default=[])
-    s = sub.add_parser("strength"); s.add_argument("--item", action="append", default=[]); s.add_argument("--jobs", type=int)
-    a = p.parse_args(argv)
-    if a.command == "golden":
-        from tools.golden import main as run
-        return run(a.update, a.installed, a.item)
-    from tools.strength import main as run
-    return run(a.item, a.jobs)
+"""`python -m tools`: see --help."""
+
+import argparse
+import sys
+
+from tools.roadmap import RoadmapError
+from tools.subject import SubjectError
+
+_EPILOG = """\
+a first hour:
+  pytest                                the roadmap's progress
+  python -m tools show silu             what one item asks for
+  python -m tools scaffold mine         an empty implementation of your own
+  pytest --impl mine --item silu        your code against the specs
+"""
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools",
+        description="Tools around the roadmap's specs and implementations. Run them from the repository's root.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, help):
+        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+
+    add("show", "what an item asks for: papers, public names, claims, bugs").add_argument("item", metavar="ITEM")
+    add("next", "what to do next, from the last run").add_argument("--impl", default="impl", metavar="PACKAGE")
+    add("scaffold", "make an empty implementation to fill in").add_argument("folder", metavar="DIR")
+    checklist = add("checklist", "is CHECKLIST.md what the last complete run says?")
+    checklist.add_argument("--update", action="store_true", help="write CHECKLIST.md and README's counts")
+    golden = add("golden", "do the golden values still re-derive from their oracles?")
+    golden.add_argument("--update", action="store_true", help="write the frozen arrays and their provenance")
+    golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
+    strength = add("strength", "which of the known bugs do the specs catch?")
+    strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
+    bench = add("bench", "time our layers beside the libraries', same inputs, same run")
+    bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
+    for sub in (golden, strength, bench):
+        sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
+    arguments = parser.parse_args(argv)
+    try:
+        return _run(arguments)
+    except (RoadmapError, SubjectError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(arguments) -> int:
+    # Imported late: `show` should not wait for torch.
+    match arguments.command:
+        case "show":
+            from tools.show import show
+
+            return show(arguments.item)
+        case "next":
+            from tools.show import suggest
+
+            return suggest(arguments.impl)
+        case "scaffold":
+            from tools.scaffold import main as run
+
+            return run(arguments.folder)
+        case "checklist":
+            from tools.checklist import main as run
+
+            return run(arguments.update)
+        case "golden":
+            from tools.golden import main as run
+
+            return run(arguments.update, arguments.installed, arguments.item)
+        case "strength":
+            from tools.strength import main as run
+
+            return run(arguments.item, arguments.jobs)
+        case "bench":
+            from tools.bench import main as run
+
+            return run(arguments.item, arguments.seconds)
+
+
 if __name__ == "__main__":
     sys.exit(main())

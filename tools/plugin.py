@@ -41,6 +41,7 @@ class Run:
         self.seen: set[str] = set()  # spec files that were collected, whatever was chosen from them
         self.deselected: set[str] = set()
         self.broken: list[str] = []
+        self.borrowed: dict[str, list[str]] = {}  # item → its public names that are the reference's
         self.spec_digest = results.spec_digest(self.root)
         self.subject_digest = self.subject.digest()
 
@@ -244,9 +245,9 @@ def _problem(run: Run, test, ids, claim, doc) -> str:
 
 
 @cache
-def _asserting_functions(file: Path) -> frozenset[str]:
-    """Functions of a file that assert, directly or through another function of the same file."""
-    functions = {n.name: n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)}
+def _asserting_functions(text: str) -> frozenset[str]:
+    """Functions of a module that assert, directly or through another function of the same module."""
+    functions = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
     found = {name for name, node in functions.items() if any(_asserts(n) for n in ast.walk(node))}
     while True:
         more = {
@@ -267,12 +268,12 @@ def _asserts(node: ast.AST) -> bool:
         return not isinstance(node.test, ast.Constant)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = ast.unparse(node.value.func)
-        return bool(re.search(r"(^|\.)(assert_\w+|check\w*|fail)$|^(laws|scratch)\.\w+$", called))
+        return bool(re.search(r"(^|\.)(assert_\w+|check\w*|fail)$|^(laws|optimizer_laws|scratch)\.\w+$", called))
     return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
 
 
 def asserts_something(file: Path, function: str) -> bool:
-    return function in _asserting_functions(file)
+    return function in _asserting_functions(file.read_text(encoding="utf-8"))
 
 
 # ------------------------------------------------------------------------------------------------ outcomes
@@ -292,13 +293,10 @@ def pytest_runtest_setup(item):
 
 
 def _borrowed(run: Run, item_id: str) -> list[str]:
-    entry = run.roadmap.items[item_id]
-    return _borrowed_names(run.subject, entry.module, entry.names)
-
-
-@cache
-def _borrowed_names(tested, module, names):
-    return tested.borrowed(module, names)
+    if item_id not in run.borrowed:
+        item = run.roadmap.items[item_id]
+        run.borrowed[item_id] = run.subject.borrowed(item.module, item.names)
+    return run.borrowed[item_id]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -308,21 +306,27 @@ def pytest_runtest_makereport(item, call):
     if run is None or item.nodeid not in run.specs:
         return outcome
     outcome.spec_outcome, outcome.evidence = outcome.outcome, ""
-    if call.excinfo is None:
+    expected_to_fail = outcome.__dict__.pop("wasxfail", None)
+    if call.excinfo is None and expected_to_fail is None:
         return outcome
+    if expected_to_fail is not None:
+        # Skips and expected failures are how suites turn green without running.
+        return _fail(outcome, f"the spec was marked as expected to fail ({expected_to_fail}); a spec runs and passes")
     if call.excinfo.errisinstance(NotImplementedError) and _unwritten(run, call.excinfo):
         outcome.outcome, outcome.spec_outcome = "skipped", "pending"
         outcome.longrepr = (str(item.path), item.location[1] or 0, f"pending: {call.excinfo.value}")
     elif outcome.skipped and str(call.excinfo.value).startswith("borrowed: "):
         outcome.spec_outcome, outcome.evidence = "borrowed", str(call.excinfo.value)
     elif outcome.skipped:
-        # Skips and expected failures are how suites turn green without running.
-        outcome.outcome = outcome.spec_outcome = "failed"
-        outcome.evidence = f"the spec was skipped or expected to fail ({call.excinfo.value}); a spec runs and passes"
-        outcome.longrepr = outcome.evidence
-        outcome.__dict__.pop("wasxfail", None)
+        return _fail(outcome, f"the spec was skipped ({call.excinfo.value}); a spec runs and passes")
     elif outcome.failed:
         outcome.evidence = results.evidence(call.excinfo.value)
+    return outcome
+
+
+def _fail(outcome, why: str):
+    outcome.outcome = outcome.spec_outcome = "failed"
+    outcome.longrepr = outcome.evidence = why
     return outcome
 
 
@@ -353,8 +357,10 @@ class _Collector:
         self.outcomes: dict[str, dict] = {}
 
     def pytest_collectreport(self, report):
-        if report.failed:
-            self.run.broken.append(f"{report.nodeid}: {report.longreprtext.strip().splitlines()[-1]}")
+        if report.failed or (report.skipped and self.run.is_spec(self.run.root / report.nodeid)):
+            # A module that skips itself runs no spec, however green it looks.
+            last = (report.longreprtext.strip() or "skipped as a whole").splitlines()[-1]
+            self.run.broken.append(f"{report.nodeid}: {last}")
 
     def pytest_runtest_logreport(self, report):
         kind = getattr(report, "spec_outcome", report.outcome)

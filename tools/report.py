@@ -5,7 +5,7 @@ import shutil
 import textwrap
 
 from tools.results import Result
-from tools.roadmap import Roadmap
+from tools.roadmap import KINDS, Roadmap
 
 WIDTH = 80
 SHOWN_FAILURES = 5
@@ -60,7 +60,8 @@ def _failures(result, roadmap, width):
     failing = [s for s in result.standings.values() if s.status == "failed"]
     for standing in failing[:SHOWN_FAILURES]:
         broken = [s for s in result.specs if standing.item in s["items"] and s["outcome"] == "failed"]
-        first = min(broken, key=lambda s: (bool(s["problem"]), s["file"].endswith("test_laws.py")))
+        # The most telling first: the item's own claims before the laws of every module, properties before behaviours.
+        first = min(broken, key=lambda s: (s["file"].endswith("test_laws.py"), KINDS.index(s["kind"]), s["line"]))
         item = roadmap.items[standing.item]
         yield "", {}
         yield f"FAILED {item.id} · {item.title} · {standing.why}", {"red": True, "bold": True}

@@ -123,11 +123,15 @@ def read(file: Path) -> Result:
     return Result(**data)
 
 
-@cache
 def mentioned_items(file: Path) -> frozenset[str] | None:
     """The ids in the `item` marks of a spec file; None where one is no plain string, so only a run can tell."""
+    return _mentioned(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _mentioned(text: str):
     ids = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("mark.item"):
             if not (len(node.args) == 1 and isinstance(node.args[0], ast.Constant)):
                 return None
@@ -154,7 +158,7 @@ def field_of(doc: str, name: str) -> str:
 
 def evidence(error: BaseException) -> str:
     """What was found: Hypothesis' smallest counterexample where there is one, then the failure's first lines."""
-    notes = [n for n in getattr(error, "__notes__", []) if "Falsifying example" in n]
+    notes = [n for n in getattr(error, "__notes__", []) if n.startswith(("Falsifying example", "Failing test case"))]
     text = str(error).strip().splitlines() or [""]
     lines = [f"{type(error).__name__}: {text[0]}", *[t for t in text[1:] if t.strip()][:7]]
     for note in notes:

@@ -46,7 +46,35 @@ class Case:
     is_function: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptimizerCase:
+    """A public optimizer in one configuration: every setting differs from its default and none is zero.
+
+    Attributes:
+        item: the roadmap id.
+        name: the public name, with what is special about this configuration: "AdamW, amsgrad".
+        build: makes a fresh optimizer for a list of parameters or of groups.
+        bad: what is wrong → the bad call.
+        exempt: name of a law → why it does not apply.
+    """
+
+    item: str
+    name: str
+    build: Callable[[list], object]
+    bad: Mapping[str, Bad] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+
 def all_cases() -> list:
     """The records of every topic, in the order of the topics' names."""
-    topics = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    return [case for topic in topics for case in importlib.import_module(f"{__name__}.{topic}").CASES]
+    return [case for module in _topics() for case in module.CASES]
+
+
+def all_optimizer_cases() -> list:
+    """The optimizers of every topic that has a list `OPTIMIZER_CASES`."""
+    return [case for module in _topics() for case in getattr(module, "OPTIMIZER_CASES", [])]
+
+
+def _topics() -> list:
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]

@@ -5,7 +5,6 @@ import torch
 from impl.layers.activation import SiLU
 from spec.cases import Case
 
-
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 
 

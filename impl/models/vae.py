@@ -1,0 +1,182 @@
+"""Variational auto-encoder: a latent-variable model trained by gradient through its own sampling.
+
+Kingma & Welling 2013, arXiv:1312.6114; importance-weighted bound: Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519.
+
+    q(z|x) = N(z; μ(x), σ²(x) I),  z = μ + σ ⊙ ε,  ε ~ N(0, I)                            (§2.4, §3)
+    L(x) = E_q[log p(x|z)] − β D_KL(q(z|x) ‖ N(0, I)) <= log p(x) for β = 1               (eq. 3)
+    D_KL = ½ Σ_j (μ_j² + σ_j² − 1 − log σ_j²)                                             (eq. 10, appendix B)
+    L_k(x) = E[log 1/k Σ_i p(x, z_i) / q(z_i|x)]                                          (Burda et al., eq. 8)
+
+Convention: networks give log σ² ("logvar"); log p(x|z) and D_KL are sums over dimensions, the batch is averaged; the
+bounds are to be maximised; `forward` in eval mode decodes the posterior mean, while the bounds draw in every mode.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+
+def gaussian_kl(
+    mu: Float[Tensor, "*batch latent"],
+    logvar: Float[Tensor, "*batch latent"],
+    reduction: str = "none",
+    prior: tuple[Float[Tensor, "*#batch latent"], Float[Tensor, "*#batch latent"]] | None = None,
+) -> Float[Tensor, "..."]:
+    """D_KL(N(μ, σ²) ‖ prior) of diagonal Gaussians.
+
+    Args:
+        mu, logvar: μ and log σ².
+        reduction: "none" for one number a latent dimension, "sum" for their total, "batchmean" for total / batch size.
+        prior: μ and log σ² of another Gaussian; N(0, I) if not given.
+
+    Raises:
+        ValueError: μ and log σ² of different shapes, or another reduction.
+
+    Source: Kingma & Welling 2013, appendix B.
+    """
+    if mu.shape != logvar.shape:
+        raise ValueError(f"expected mu and logvar of one shape, got {tuple(mu.shape)} and {tuple(logvar.shape)}")
+    if reduction not in ("none", "sum", "batchmean"):
+        raise ValueError(f"expected reduction 'none', 'sum' or 'batchmean', got {reduction!r}")
+    if prior is not None:  # no divergence changes with the coordinates: take those in which the prior is N(0, I)
+        prior_mu, prior_logvar = prior
+        mu, logvar = (mu - prior_mu) * (-0.5 * prior_logvar).exp(), logvar - prior_logvar
+    divergence = 0.5 * (mu.square() + (logvar.expm1() - logvar))  # expm1: σ² − 1 without cancellation near σ = 1
+    if reduction == "none":
+        return divergence
+    return divergence.sum() if reduction == "sum" else divergence.sum() / len(divergence)
+
+
+def log_normal(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """log N(x; μ, σ²), element by element."""
+    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mu).square() * (-logvar).exp())
+
+
+class VAE(nn.Module):
+    """An encoder, a decoder, and the bound that trains both.
+
+    Args:
+        encoder: (B, *data) → (B, 2·latent_dim): μ, then log σ², of q(z|x).
+        decoder: (B, latent_dim) → for "bernoulli" the logits, of the shape of x; for "gaussian" twice as many entries
+            in dimension 1: the mean, then log σ², of p(x|z).
+        latent_dim: the size of z.
+        likelihood: "bernoulli" for x in [0, 1], or "gaussian".
+
+    Raises:
+        ValueError: latent_dim below 1, another likelihood, or networks whose outputs have other shapes.
+
+    Source: Kingma & Welling 2013, §3 and appendix C.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, likelihood: str = "bernoulli"):
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"expected latent_dim >= 1, got {latent_dim}")
+        if likelihood not in ("bernoulli", "gaussian"):
+            raise ValueError(f"expected likelihood 'bernoulli' or 'gaussian', got {likelihood!r}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+
+    def forward(
+        self, x: Float[Tensor, "batch features *space"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "batch features *space"], Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """Reconstruction, μ and log σ²; of a draw of z in training, of the posterior mean z = μ in evaluation."""
+        mu, logvar = self.encode(x)
+        z = self.reparameterize(mu, logvar, generator) if self.training else mu
+        return self.decode(z), mu, logvar
+
+    def encode(
+        self, x: Float[Tensor, "batch features *space"]
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """μ and log σ² of q(z|x)."""
+        output = self.encoder(x)
+        if output.shape != (len(x), 2 * self.latent_dim):
+            raise ValueError(f"expected {(len(x), 2 * self.latent_dim)} from the encoder, got {tuple(output.shape)}")
+        mu, logvar = output.chunk(2, dim=1)
+        return mu, logvar
+
+    @staticmethod
+    def reparameterize(
+        mu: Float[Tensor, "*batch latent"], logvar: Float[Tensor, "*batch latent"], generator: Generator | None = None
+    ) -> Float[Tensor, "*batch latent"]:
+        """z = μ + σ ⊙ ε: a draw from N(μ, σ²) with a gradient to μ and log σ²."""
+        noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
+        return mu + (0.5 * logvar).exp() * noise
+
+    def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch features *space"]:
+        """The mean of p(x|z)."""
+        output = self.decoder(z)
+        return output.sigmoid() if self.likelihood == "bernoulli" else output.chunk(2, dim=1)[0]
+
+    def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n features *space"]:
+        """The means of p(x|z) for n draws of z from the prior N(0, I)."""
+        if n < 1:
+            raise ValueError(f"expected n >= 1, got {n}")
+        like = next(self.parameters(), torch.empty(0))
+        return self.decode(torch.randn(n, self.latent_dim, generator=generator, dtype=like.dtype, device=like.device))
+
+    def log_likelihood(
+        self, x: Float[Tensor, "batch features *space"], z: Float[Tensor, "*samples batch latent"]
+    ) -> Float[Tensor, "*samples batch"]:
+        """log p(x|z), summed over the dimensions of x, for one z a sample or several."""
+        dim = z.dim() - 1  # the first dimension of the data
+        output = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        parameters = (output,) if self.likelihood == "bernoulli" else output.chunk(2, dim=dim)
+        if parameters[0].shape[dim:] != x.shape[1:]:
+            found = tuple(parameters[0].shape[dim:])
+            raise ValueError(f"expected the decoder to give the data's shape {tuple(x.shape[1:])}, got {found}")
+        if self.likelihood == "bernoulli":
+            # x log y + (1 − x) log(1 − y) at y = sigmoid(logit), without overflow
+            log_p = x * output - torch.logaddexp(output, output.new_zeros(()))
+        else:
+            log_p = log_normal(x, *parameters)
+        return log_p.flatten(dim).sum(-1)
+
+    def elbo(
+        self,
+        x: Float[Tensor, "batch features *space"],
+        beta: float | int = 1.0,
+        samples: int = 1,
+        reduction: str = "mean",
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Estimates L(x) with draws of z in the likelihood and the closed form of D_KL (eq. 7, 10).
+
+        Args:
+            beta: weight of D_KL (Higgins et al. 2017).
+            samples: draws of z for each x.
+            reduction: "mean" over the batch, or "none": shape (B,).
+        """
+        mu, logvar, z = self._draw(x, samples, reduction, generator)
+        if beta < 0:
+            raise ValueError(f"expected beta >= 0, got {beta}")
+        bound = self.log_likelihood(x, z).mean(0) - beta * gaussian_kl(mu, logvar).sum(-1)
+        return bound.mean() if reduction == "mean" else bound
+
+    def importance_bound(
+        self,
+        x: Float[Tensor, "batch features *space"],
+        samples: int,
+        reduction: str = "mean",
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Estimates L_k(x), k = samples: tighter than L(x), and log p(x) in the limit; arguments as in `elbo`."""
+        mu, logvar, z = self._draw(x, samples, reduction, generator)
+        log_ratio = log_normal(z, torch.zeros_like(z), torch.zeros_like(z)) - log_normal(z, mu, logvar)  # p(z) / q(z|x)
+        log_weight = self.log_likelihood(x, z) + log_ratio.sum(-1)
+        bound = log_weight.logsumexp(0) - math.log(samples)
+        return bound.mean() if reduction == "mean" else bound
+
+    def _draw(self, x, samples, reduction, generator):
+        """μ, log σ² and `samples` draws of z from q(z|x)."""
+        if samples < 1:
+            raise ValueError(f"expected samples >= 1, got {samples}")
+        if reduction not in ("none", "mean"):
+            raise ValueError(f"expected reduction 'none' or 'mean', got {reduction!r}")
+        mu, logvar = self.encode(x)
+        shape = (samples, *mu.shape)
+        return mu, logvar, self.reparameterize(mu.expand(shape), logvar.expand(shape), generator)

@@ -1,0 +1,65 @@
+"""Cases of the gated linear units."""
+
+import torch
+
+from impl.layers.gated import GEGLU, GLU, SwiGLU
+from spec.cases import Bad, Case
+
+NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
+
+
+def _normal(*shape):
+    return lambda: (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def _bad_sizes(layer):
+    return {
+        "in_features of 0": Bad(call=lambda: layer(0), mentions=("in_features", "0")),
+        "negative hidden_features": Bad(call=lambda: layer(6, -3), mentions=("hidden_features", "-3")),
+        "hidden_features of 0": Bad(call=lambda: layer(6, 0), mentions=("hidden_features", "0")),
+        "out_features of 0": Bad(call=lambda: layer(6, 5, 0), mentions=("out_features", "0")),
+        "multiple_of 0": Bad(call=lambda: layer(6, multiple_of=0), mentions=("multiple_of", "0")),
+        "input of another width": Bad(call=lambda: layer(6)(torch.ones(2, 7)), mentions=("6", "7")),
+    }
+
+
+CASES = [
+    Case(
+        item="glu",
+        name="GLU",
+        build=GLU,
+        inputs=_normal(2, 3, 8),
+        bad={
+            "an odd size": Bad(call=lambda: GLU()(torch.ones(2, 7)), mentions=("even", "7")),
+            "no such dimension": Bad(call=lambda: GLU(2)(torch.ones(3, 4)), mentions=("2", "(3, 4)")),
+            "no such negative dimension": Bad(call=lambda: GLU(-3)(torch.ones(3, 4)), mentions=("-3", "(3, 4)")),
+            "a scalar": Bad(call=lambda: GLU()(torch.tensor(1.0)), mentions=("-1", "()")),
+        },
+        exempt=NO_PARAMETERS,
+    ),
+    Case(item="glu", name="GLU, channels", build=lambda: GLU(1), inputs=_normal(2, 6, 5, 3), exempt=NO_PARAMETERS),
+    Case(item="glu", name="GLU, dim=-2", build=lambda: GLU(-2), inputs=_normal(3, 4, 5), exempt=NO_PARAMETERS),
+    Case(item="swiglu", name="SwiGLU", build=lambda: SwiGLU(6), inputs=_normal(2, 3, 6), bad=_bad_sizes(SwiGLU)),
+    Case(item="swiglu", name="SwiGLU, bias", build=lambda: SwiGLU(5, 7, 4, bias=True), inputs=_normal(3, 5)),
+    Case(
+        item="swiglu",
+        name="SwiGLU, multiple of 10",
+        build=lambda: SwiGLU(7, out_features=3, multiple_of=10),
+        inputs=_normal(2, 4, 5, 7),
+    ),
+    Case(
+        item="geglu",
+        name="GEGLU",
+        build=lambda: GEGLU(6),
+        inputs=_normal(2, 3, 6),
+        bad=_bad_sizes(GEGLU)
+        | {"unknown approximate": Bad(call=lambda: GEGLU(6, approximate="fast"), mentions=("approximate", "fast"))},
+    ),
+    Case(item="geglu", name="GEGLU, bias", build=lambda: GEGLU(5, 7, 4, bias=True), inputs=_normal(3, 5)),
+    Case(
+        item="geglu",
+        name="GEGLU, tanh",
+        build=lambda: GEGLU(7, out_features=3, multiple_of=10, approximate="tanh"),
+        inputs=_normal(2, 4, 5, 7),
+    ),
+]

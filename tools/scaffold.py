@@ -1,0 +1,133 @@
+"""Makes an empty implementation from the reference: signatures and docstrings stay, bodies raise NotImplementedError."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.roadmap import ROADMAP, load
+from tools.subject import PACKAGE
+
+_STUB = ast.parse("raise NotImplementedError").body[0]
+# Methods that are no claim of any spec; a stub of them would only disturb a debugger.
+_DROPPED = {"extra_repr"}
+
+
+def main(folder: str, root: Path | None = None) -> int:
+    """`python -m tools scaffold mine`: 0 made, 1 refused because the folder exists and holds something."""
+    root = root or Path.cwd()
+    target = root / folder
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        print(f"{folder} exists and is not empty: nothing was written; choose another name")
+        return 1
+    modules = {item.path for item in load(root / ROADMAP).items.values()}
+    files = sorted(p for p in (root / PACKAGE).rglob("*.py") if "__pycache__" not in p.parts)
+    private = _private_classes(files)
+    stubs = 0
+    for file in files:
+        path = file.relative_to(root / PACKAGE)
+        text = file.read_text(encoding="utf-8")
+        if (Path(PACKAGE) / path).as_posix() in modules:
+            text = skeleton(text, private)
+            stubs += 1
+        elif path.name.startswith("_") and path.name != "__init__.py":
+            continue  # an inner part of some item's solution
+        made = target / path
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(text, encoding="utf-8")
+    _tidy(target)
+    print(f"made {folder}: {stubs} modules to write; shared foundations (Linear, …) came along whole")
+    print(f"next: pytest --impl {folder}              your progress, 0 of the roadmap so far")
+    print(f"      python -m tools next --impl {folder}  what to write first")
+    return 0
+
+
+def skeleton(text: str, private: dict[str, ast.ClassDef] | None = None) -> str:
+    """The public face of a module: docstring, imports, classes and functions, every body a `NotImplementedError`."""
+    tree = ast.parse(text)
+    body: list[ast.stmt] = []
+    for n, node in enumerate(tree.body):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            body.append(_without_private_imports(node))
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            body.append(_class(node, {**_classes(tree), **(private or {})}))
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            body.append(_function(node))
+        elif n == 0 and _is_docstring(node):
+            body.append(node)
+    module = ast.Module(body=[node for node in body if node is not None], type_ignores=[])
+    return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _class(node: ast.ClassDef, known: dict[str, ast.ClassDef]) -> ast.ClassDef:
+    bases, members = _flattened(node, known)
+    functions = [m for m in members.values() if isinstance(m, ast.FunctionDef)]
+    if not functions:
+        return node  # only fields: the shape of a result, nothing to write
+    kept = [n for n in node.body[:1] if _is_docstring(n)]
+    kept += [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is None]
+    public = [f for f in functions if not _is_private(f.name) and f.name not in _DROPPED]
+    made = ast.ClassDef(node.name, bases, node.keywords, [*kept, *map(_function, public)], node.decorator_list)
+    if not public:
+        made.body.append(_STUB)
+    return made
+
+
+def _flattened(node, known):
+    """Bases and members of a class, with private base classes (they are the solution) folded into it."""
+    bases, members = [], {}
+    for base in node.bases:
+        name = ast.unparse(base)
+        if name.startswith("_") and name in known:
+            inner_bases, inner = _flattened(known[name], known)
+            bases += inner_bases
+            members |= inner
+        else:
+            bases.append(base)
+    members |= {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+    unique = {ast.unparse(b): b for b in bases}
+    return list(unique.values()), members
+
+
+def _function(node: ast.FunctionDef) -> ast.FunctionDef:
+    kept = node.body[:1] if _is_docstring(node.body[0]) else []
+    made = ast.FunctionDef(node.name, node.args, [*kept, _STUB], node.decorator_list, node.returns)
+    return ast.copy_location(made, node)
+
+
+def _without_private_imports(node):
+    """An import without what the skeleton does not have: private modules, private names."""
+    if isinstance(node, ast.ImportFrom) and node.level:
+        if (node.module or "").rpartition(".")[2].startswith("_"):
+            return None
+        names = [n for n in node.names if not n.name.startswith("_")]
+        return ast.ImportFrom(node.module, names, node.level) if names else None
+    return node
+
+
+def _classes(tree):
+    return {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+
+
+def _private_classes(files):
+    trees = [ast.parse(f.read_text(encoding="utf-8")) for f in files]
+    return {name: node for tree in trees for name, node in _classes(tree).items() if name.startswith("_")}
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def _is_docstring(node) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _tidy(folder: Path) -> None:
+    """Format the skeleton and drop the imports that only bodies needed."""
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if ruff is None:
+        raise SystemExit("ruff is needed to format the skeleton: run `make setup`")
+    options = ["--quiet", "--no-cache", "--line-length", "120", "--isolated"]
+    subprocess.run([ruff, "check", "--fix", "--select", "F401,I", *options, str(folder)], check=False)
+    subprocess.run([ruff, "format", *options, str(folder)], check=True)
