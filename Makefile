@@ -28,9 +28,10 @@ checklist: setup
 	@$(RUN) -m pytest -q
 	@$(RUN) -m tools checklist --update
 
-# Which bugs do the specs catch?
+# Which bugs do the specs catch, and is every guard of the machinery tested?
 strength: setup
 	@$(RUN) -m tools strength
+	@$(RUN) -m tools guards
 
 # Re-derive every golden value, in an environment of its own with the oracles (3 GB).
 golden:

@@ -37,6 +37,7 @@ def main(argv=None) -> int:
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
     strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
+    add("guards", "is every guard against false green missed when it is taken out?")
     bench = add("bench", "time our layers beside the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
     for sub in (golden, strength, bench):
@@ -76,6 +77,10 @@ def _run(arguments) -> int:
             from tools.strength import main as run
 
             return run(arguments.item, arguments.jobs)
+        case "guards":
+            from tools.guards import main as run
+
+            return run()
         case "bench":
             from tools.bench import main as run
 

@@ -26,7 +26,7 @@ def main(update: bool, installed: bool, items: list[str]) -> int:
         print(f"no recipe for {unknown}; recipes: {', '.join(golden.RECIPES)}")
         return 1
     record = _read_provenance(golden.FOLDER)
-    drifted, missing = [], []
+    drifted, missing, fresh = [], [], {}
     for n, (item, source) in enumerate(sources.items(), 1):
         print(f"[{n}/{len(sources)}] {item:<28} {source.oracle}", flush=True)
         absent = [d for d in source.needs if not _installed(d)]
@@ -38,9 +38,11 @@ def main(update: bool, installed: bool, items: list[str]) -> int:
         recipe = golden.Recipe()
         source.generate(recipe)
         if update:
-            record[item] = _freeze(golden, item, source, recipe, golden.FOLDER)
+            fresh[item] = _freeze(golden, item, source, recipe, golden.FOLDER)
         else:
             drifted += _compare(golden, item, recipe, record)
+    if update:
+        record = _read_provenance(golden.FOLDER) | fresh  # another update may have written meanwhile
     if not items:
         drifted += _unaccounted(golden, record)
         if update:

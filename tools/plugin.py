@@ -387,15 +387,15 @@ def pytest_sessionfinish(session, exitstatus):
             }
         )
         return
-    if config.option.collectonly or not run.specs and not run.broken:
+    if config.option.collectonly or not (run.specs or run.broken or run.wanted):
         return
     run.result = results.Result.of_run(run, run.collector.outcomes)
     if not run.temporary:
         run.result.write(run.root)
     if run.result.verdict and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not run.deselected and not run.wanted:
-        session.exitstatus = pytest.ExitCode.OK
+    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not run.deselected:
+        session.exitstatus = pytest.ExitCode.OK  # an item without specs waits; that is no error
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -67,7 +67,8 @@ def _failures(result, roadmap, width):
         yield f"FAILED {item.id} · {item.title} · {standing.why}", {"red": True, "bold": True}
         for label, text in (("claim", first["claim"]), ("source", first["source"])):
             yield from _labelled(label, text, width)
-        for n, line in enumerate(first["evidence"].splitlines()):
+        evidence = [part for line in first["evidence"].splitlines() for part in _kept_indent(line, width - 10)]
+        for n, line in enumerate(evidence):
             yield f"  {'found' if n == 0 else '':<7} {line}", {}
         yield f"  {'spec':<7} {first['file']}:{first['line']}", {}
         yield f"  {'again':<7} {command(result, item.id, first['function'])}", {"bold": True}
@@ -163,6 +164,10 @@ def next_step(result: Result, roadmap: Roadmap, wanted=()) -> str:
 def _labelled(label, text, width):
     for n, line in enumerate(_wrapped(text, width - 10, "")):
         yield f"  {label if n == 0 else '':<7} {line}", {}
+
+
+def _kept_indent(line, width):
+    return _wrapped(line.strip(), width, " " * (len(line) - len(line.lstrip())))
 
 
 def _wrapped(text, width, indent):

@@ -1,0 +1,123 @@
+"""The skeleton shows what to write and nothing of how."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import scaffold
+
+REPOSITORY = Path(__file__).parents[2]
+
+MODULE = '''
+"""What it is, y = 2 x."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ._secret import trick
+
+ROOT = math.sqrt(2)
+
+
+class _Inner(nn.Module):
+    def __init__(self, size: int = 3):
+        super().__init__()
+        self.size = size
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Shape in, shape out."""
+        return trick(input) * ROOT
+
+    def _helper(self):
+        return 1
+
+    def extra_repr(self):
+        return "size"
+
+
+class Layer(_Inner):
+    """A layer.
+
+    Args:
+        size: how large.
+    """
+
+    def reset(self, *, hard: bool = False) -> None:
+        """Start again."""
+        torch.zeros(3)
+
+
+def function(x: Tensor, scale: float = 2.0) -> Tensor:
+    """2 x."""
+    return x * scale
+
+
+def _private(x):
+    return x
+'''
+
+
+def test_signatures_and_docstrings_stay_bodies_go():
+    made = scaffold.skeleton(MODULE)
+    tree = ast.parse(made)
+    assert ast.get_docstring(tree) == "What it is, y = 2 x."
+    assert "trick" not in made and "_Inner" not in made and "_private" not in made and "ROOT" not in made
+    layer, function = (n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)))
+    assert ast.unparse(layer.bases[0]) == "nn.Module"
+    assert ast.get_docstring(layer) == "A layer.\n\nArgs:\n    size: how large."
+    methods = {n.name: n for n in layer.body if isinstance(n, ast.FunctionDef)}
+    assert list(methods) == ["__init__", "forward", "reset"]
+    assert ast.unparse(methods["forward"].returns) == "Float[Tensor, '*shape']"
+    assert ast.unparse(function.args) == "x: Tensor, scale: float=2.0"
+    for body in [m.body for m in methods.values()] + [function.body]:
+        assert ast.unparse(body[-1]) == "raise NotImplementedError"
+        assert len(body) <= 2
+
+
+def test_skeleton_of_the_repository_imports_and_is_formatted(tmp_path, monkeypatch):
+    """Every module imports by itself, without the reference and without the plugin."""
+    target = tmp_path / "mine"
+    assert scaffold.main(str(target), REPOSITORY) == 0
+    modules = [".".join(f.relative_to(tmp_path).with_suffix("").parts) for f in sorted(target.rglob("*.py"))]
+    code = "import importlib, sys\n" + f"for m in {modules!r}: importlib.import_module(m)\n"
+    code += "assert not any(m == 'impl' or m.startswith('impl.') for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    ruff = [sys.executable, "-m", "ruff"]
+    settings = ["--config", str(REPOSITORY / "pyproject.toml"), str(target)]
+    subprocess.run([*ruff, "format", "--check", *settings], check=True)
+    subprocess.run([*ruff, "check", "--select", "F401,I", *settings], check=True)
+
+
+def test_refuses_to_overwrite(house, capsys):
+    house.write("mine/notes.txt", "a week of work")
+    assert scaffold.main("mine", house.root) == 1
+    assert "nothing was written" in capsys.readouterr().out
+    assert [f.name for f in (house.root / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_foundations_come_along_whole(house):
+    house.write("impl/layers/linear.py", '"""Foundation."""\n\n\ndef linear(x):\n    return x\n')
+    house.write("impl/layers/_secret.py", '"""Part of a solution."""\n')
+    house.skeleton()
+    assert (house.root / "mine/layers/linear.py").read_text() == (house.root / "impl/layers/linear.py").read_text()
+    assert not (house.root / "mine/layers/_secret.py").exists()
+    assert "return" not in (house.root / "mine/layers/triple.py").read_text()
+
+
+def test_command_line_knows_the_command(capsys):
+    from tools.__main__ import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("show", "next", "scaffold", "checklist", "golden", "strength", "bench"):
+        assert command in shown
+    assert importlib.import_module("tools.show")
