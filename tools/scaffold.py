@@ -23,13 +23,13 @@ def main(folder: str, root: Path | None = None) -> int:
         return 1
     modules = {item.path for item in load(root / ROADMAP).items.values()}
     files = sorted(p for p in (root / PACKAGE).rglob("*.py") if "__pycache__" not in p.parts)
-    private = _private_classes(files)
     stubs = 0
     for file in files:
         path = file.relative_to(root / PACKAGE)
         text = file.read_text(encoding="utf-8")
         if (Path(PACKAGE) / path).as_posix() in modules:
-            text = skeleton(text, private)
+            beside = [f for f in files if f.parent == file.parent and f.name.startswith("_") and f.name != "__init__.py"]
+            text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
             stubs += 1
         elif path.name.startswith("_") and path.name != "__init__.py":
             continue  # an inner part of some item's solution
@@ -43,21 +43,46 @@ def main(folder: str, root: Path | None = None) -> int:
     return 0
 
 
-def skeleton(text: str, private: dict[str, ast.ClassDef] | None = None) -> str:
-    """The public face of a module: docstring, imports, classes and functions, every body a `NotImplementedError`."""
-    tree = ast.parse(text)
+def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
+    """The public face of a module: docstring, imports, classes and functions, every body a `NotImplementedError`.
+
+    Args:
+        private: name → tree of the private modules beside it; what it re-exports from them is shown here.
+    """
+    private = private or {}
+    known = {name: node for tree in [*private.values(), ast.parse(text)] for name, node in _classes(tree).items()}
     body: list[ast.stmt] = []
-    for n, node in enumerate(tree.body):
+    for n, node in enumerate(_with_reexports(ast.parse(text), private)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             body.append(_without_private_imports(node))
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            body.append(_class(node, {**_classes(tree), **(private or {})}))
+            body.append(_class(node, known))
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             body.append(_function(node))
         elif n == 0 and _is_docstring(node):
             body.append(node)
     module = ast.Module(body=[node for node in body if node is not None], type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _with_reexports(tree: ast.Module, private):
+    """The statements of a module, with public names that it takes from private modules defined in place."""
+    exported = {name for n in tree.body if _assigns_all(n) for name in ast.literal_eval(n.value)}
+    imports, definitions = [], []
+    for node in tree.body:
+        name = (node.module or "") if isinstance(node, ast.ImportFrom) and node.level else ""
+        if name in private:
+            wanted = {n.name for n in node.names if not n.name.startswith("_")} & exported
+            inner = private[name].body
+            definitions += [n for n in inner if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name in wanted]
+            if wanted:
+                imports += [n for n in inner if isinstance(n, (ast.Import, ast.ImportFrom))]
+    first = sum(isinstance(n, (ast.Import, ast.ImportFrom)) or _is_docstring(n) for n in tree.body)
+    return [*tree.body[:1], *imports, *tree.body[1:first], *definitions, *tree.body[first:]]
+
+
+def _assigns_all(node) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
 
 
 def _class(node: ast.ClassDef, known: dict[str, ast.ClassDef]) -> ast.ClassDef:
@@ -108,11 +133,6 @@ def _without_private_imports(node):
 
 def _classes(tree):
     return {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
-
-
-def _private_classes(files):
-    trees = [ast.parse(f.read_text(encoding="utf-8")) for f in files]
-    return {name: node for tree in trees for name, node in _classes(tree).items() if name.startswith("_")}
 
 
 def _is_private(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Variational auto-encoder.  Kingma & Welling 2013, arXiv:1312.6114."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -44,11 +45,12 @@ def test_linear_model_finds_the_principal_components():
     """Trained by its own bound the linear VAE reaches the maximum likelihood of probabilistic PCA: no spurious optimum.
 
     All 1797 digits, 4 latent dimensions, L-BFGS of 100 iterations from a random start.  The expectation over z is exact:
-    with one draw of ε for each digit, ε orthogonal to the data and of covariance I over the data set, the mean of a
-    quadratic is that of its expectation.  In [0, 1]-scaled pixels; log 16 a pixel brings the bound to grey values.
+    one ε a digit, orthogonal to the data and of covariance I over the data set, gives the mean of a quadratic the value
+    of its expectation.  Pixels in [0, 1]; log 16 a pixel brings the bound to grey values.
 
-    Measured on 4 seeds: 0.001 to 0.005 nats below the optimum, cosine of the largest principal angle above 0.99999, s²
-    within 0.1 %.  With σ = exp(log σ²) 0.45 below, with D_KL averaged over latent dimensions 4.0 above.
+    Measured on 4 seeds: 0.001 to 0.005 nats below the maximum, cosine of the largest principal angle above 0.99999, s²
+    within 0.3 %.  With D_KL reversed 5.3 below, with D_KL averaged over latent dimensions 4.8 above; by draws of z with
+    σ = exp(log σ²) 1.7 above.
 
     Source: Lucas et al. 2019, arXiv:1911.02469, theorem 1 and §4; Tipping & Bishop 1999, §3.2.
     """
@@ -87,13 +89,17 @@ def test_linear_model_finds_the_principal_components():
     laws.assert_close(variance, golden["ppca.noise"], rtol=0.005, atol=0, because="100 iterations", what="s²")
 
 
-def train_on_digits(beta: float = 1.0, latent_dim: int = 8, steps: int = 600, seed: int = 0):
-    """A perceptron of 128 hidden units each way, Bernoulli pixels, Adam with a one-cycle rate up to 0.005."""
+@cache
+def train_on_digits(beta: float = 1.0, steps: int = 600, seed: int = 0):
+    """A perceptron of 128 hidden units each way, 8 latents, Bernoulli pixels, Adam with a one-cycle rate up to 0.005.
+
+    Shared between specs, which only evaluate it.
+    """
     x = digits()[0]
     torch.manual_seed(seed)
-    encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 2 * latent_dim))
-    decoder = nn.Sequential(nn.Linear(latent_dim, 128), nn.ReLU(), nn.Linear(128, 64))
-    vae = VAE(encoder, decoder, latent_dim)
+    encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 16))
+    decoder = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 64))
+    vae = VAE(encoder, decoder, latent_dim=8)
     optimizer = torch.optim.Adam(vae.parameters(), foreach=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     for _ in range(steps):
@@ -125,7 +131,9 @@ def independent_pixels() -> float:
 def test_trained_bound_beats_independent_pixels():
     """600 steps bring the bound of unseen digits well above the model without latents, by using some nats of code.
 
-    Measured on 3 seeds: 24.6 nats a digit with 2.9 nats of D_KL, against 27.06 for independent pixels.
+    Measured on 3 seeds: 24.57 to 24.65 nats a digit, 2.8 to 2.9 of them D_KL, against 27.06 for independent pixels.  With
+    σ = exp(log σ²) 25.34, one ε for the batch 25.56, log σ² cut from the draw 25.80, z cut from the graph 27.12, the mean
+    over pixels 27.12, D_KL averaged over latent dimensions 30.16, a second sigmoid 80.
 
     Source: Kingma & Welling 2013, §5, figure 2.
     """
@@ -139,7 +147,8 @@ def test_trained_bound_beats_independent_pixels():
 def test_strong_pressure_collapses_the_posterior():
     """With β = 50 the code costs more than it tells: D_KL goes to 0 and the decoder to the pixels' means.
 
-    Measured on 3 seeds: D_KL 0.000 to 0.001 and 27.23 to 27.26 nats against 27.06 of the pixels' means; at β = 1 D_KL is 2.9.
+    Measured on 3 seeds: D_KL 0.000 to 0.001, and 27.21 to 27.24 nats against 27.06 of the pixels' means; at β = 1 D_KL is
+    2.9 and −log p(x|z) 21.7.
 
     Source: Bowman et al. 2016, arXiv:1511.06349, §3; Lucas et al. 2019, arXiv:1911.02469, §4.
     """
@@ -149,19 +158,23 @@ def test_strong_pressure_collapses_the_posterior():
     assert abs(gap) < 0.4, f"expected −log p(x|z) of the pixels' means, found {gap:.2f} nats above"
 
 
-def test_superfluous_latents_do_no_harm():
-    """With 32 latent dimensions in place of 8 the bound of unseen digits stays: D_KL switches off what it cannot use.
+def test_superfluous_latents_are_switched_off():
+    """Of 8 latent dimensions the digits use about 4; the others carry almost nothing, and unseen digits do as well.
 
-    A dimension is in use when its D_KL is above 0.01 nats.  Measured on 3 seeds: …
+    Measured on 3 seeds: 4 dimensions of 0.49 to 0.83 nats, 4 of 0.01 to 0.09; −L of unseen digits PLACEHOLDER nats above
+    that of the training digits.  With z cut from the graph none is used, with D_KL averaged over dimensions all 8.
 
-    Source: Kingma & Welling 2013, §5: "superfluous latent variables did not result in overfitting".
+    Source: Kingma & Welling 2013, §5: "superfluous latent variables did not result in overfitting"; Burda, Grosse &
+    Salakhutdinov 2015, arXiv:1509.00519, §5.2: active units.
     """
-    small, large = train_on_digits(latent_dim=8), train_on_digits(latent_dim=32)
-    gap = sum(on_test_digits(large)) - sum(on_test_digits(small))
-    assert gap < 0.4, f"expected a bound no worse than 0.4 nats, found it {gap:.2f} nats worse"
+    vae = train_on_digits()
+    train, _, test, _ = digits()
     with torch.no_grad():
-        used = (gaussian_kl(*large.encode(digits()[2])).mean(0) > 0.01).sum().item()
-    assert 2 <= used <= 16, f"expected most of the 32 dimensions switched off, found {used} in use"
+        each = gaussian_kl(*vae.encode(test)).mean(0)
+        overfit = (vae.elbo(train, samples=10) - vae.elbo(test, samples=10)).item()
+    used, idle = (each > 0.3).sum().item(), (each < 0.2).sum().item()
+    assert 3 <= used <= 5 and used + idle == 8, f"expected about 4 used and the others idle, found {each.tolist()} nats"
+    assert overfit < 0.3, f"expected the bound of unseen digits within 0.3 nats, found it {overfit:.2f} nats below"
 
 
 def test_reparameterised_gradient_has_the_lower_variance():
@@ -187,11 +200,11 @@ def test_reparameterised_gradient_has_the_lower_variance():
 def test_many_draws_tell_more_about_the_evidence():
     """Of a trained model the bound by 50 weighted draws lies above the bound of eq. 3: the posterior is no Gaussian.
 
-    Measured on 3 seeds: 0.17 to 0.19 nats above; with one draw shared by all 50 nothing.
+    Measured on 3 seeds: 0.16 to 0.20 nats above; with one draw copied 50 times 0.00, with σ = exp(log σ²) −0.98.
 
     Source: Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519, table 1.
     """
-    vae, x = train_on_digits(steps=300), digits()[2]
+    vae, x = train_on_digits(), digits()[2]
     with torch.no_grad():
         gain = (vae.importance_bound(x, 50) - vae.elbo(x, samples=50)).item()
-    assert 0.08 < gain < 0.5, f"expected a bound 0.08 to 0.5 nats tighter, found {gain:.3f}"
+    assert 0.08 < gain < 0.4, f"expected a bound 0.08 to 0.4 nats tighter, found {gain:.3f}"

@@ -2,17 +2,78 @@
 
 import torch
 
-from impl.layers.activation import SiLU
-from spec.cases import Case
+from impl.layers.activation import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PReLU, SiLU, Swish
+from spec.cases import Bad, Case
 
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 
 
-def _inputs():
-    # Both tails, the neighbourhood of the minimum, and an exact zero.
-    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)) * 3
-    x[0, 0, 0] = 0
-    return (x,)
+def _images():
+    """(2, 3, 5, 4), on both sides of every kink and never on one."""
+    return (torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * 3,)
 
 
-CASES = [Case(item="silu", name="SiLU", build=SiLU, inputs=_inputs, exempt=NO_PARAMETERS)]
+def _features():
+    """(3, 4)."""
+    return (torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) * 3,)
+
+
+def _plain(item, name, build, **more):
+    return Case(item=item, name=name, build=build, inputs=_images, exempt=NO_PARAMETERS, **more)
+
+
+CASES = [
+    _plain(
+        "leaky-relu",
+        "LeakyReLU",
+        lambda: LeakyReLU(0.2),
+        bad={
+            "an infinite slope": Bad(call=lambda: LeakyReLU(float("inf")), mentions=("negative_slope", "inf")),
+            "a slope that is no number": Bad(call=lambda: LeakyReLU(float("nan")), mentions=("negative_slope", "nan")),
+        },
+    ),
+    _plain("leaky-relu", "LeakyReLU, slope above 1", lambda: LeakyReLU(1.5)),
+    _plain("leaky-relu", "LeakyReLU, negative slope", lambda: LeakyReLU(-0.5)),
+    Case(
+        item="prelu",
+        name="PReLU, images",
+        build=lambda: PReLU(3, init=0.4),
+        inputs=_images,
+        bad={
+            "no parameters": Bad(call=lambda: PReLU(0), mentions=("num_parameters", "0")),
+            "an infinite start": Bad(call=lambda: PReLU(3, init=float("inf")), mentions=("init", "inf")),
+            "other channels": Bad(call=lambda: PReLU(3)(torch.ones(2, 4, 3)), mentions=("3", "(2, 4, 3)")),
+            "no channels": Bad(call=lambda: PReLU(3)(torch.ones(3)), mentions=("3", "(3,)")),
+        },
+    ),
+    Case(item="prelu", name="PReLU, features", build=lambda: PReLU(4), inputs=_features),
+    Case(item="prelu", name="PReLU, one for all", build=lambda: PReLU(init=-0.3), inputs=_images),
+    _plain(
+        "elu",
+        "ELU",
+        lambda: ELU(1.7),
+        bad={
+            "a negative alpha": Bad(call=lambda: ELU(-0.5), mentions=("alpha", "-0.5")),
+            "an infinite alpha": Bad(call=lambda: ELU(float("inf")), mentions=("alpha", "inf")),
+        },
+    ),
+    _plain("elu", "ELU, alpha below 1", lambda: ELU(0.6)),
+    _plain(
+        "gelu",
+        "GELU",
+        GELU,
+        bad={"another approximation": Bad(call=lambda: GELU("sigmoid"), mentions=("'none'", "'tanh'", "'sigmoid'"))},
+    ),
+    _plain("gelu", "GELU, tanh", lambda: GELU("tanh")),
+    _plain("silu", "SiLU", SiLU),
+    _plain(
+        "silu",
+        "Swish",
+        lambda: Swish(1.5),
+        bad={"an infinite beta": Bad(call=lambda: Swish(float("inf")), mentions=("beta", "inf"))},
+    ),
+    Case(item="silu", name="Swish, trainable", build=lambda: Swish(0.75, trainable=True), inputs=_images),
+    _plain("mish", "Mish", Mish),
+    _plain("hard-sigmoid", "Hardsigmoid", Hardsigmoid),
+    _plain("hard-swish", "Hardswish", Hardswish),
+]

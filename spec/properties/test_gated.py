@@ -34,12 +34,13 @@ def test_the_second_half_gates_the_first(value, gate):
 @pytest.mark.item("glu")
 @given(x=varied(shapes(dims=(2, 4), side=(1, 3)).map(lambda s: tuple(2 * n for n in s))), data=st.data())
 def test_any_dimension_may_be_halved(x, data):
-    """GLU(dim) is GLU over the last dimension after moving `dim` there; a negative dim counts from the end.
+    """GLU(dim) is GLU over the last dimension after moving `dim` there; negative dims count from the end; default −1.
 
     Source: Dauphin et al. 2016, eq. 1; the gate acts on channels, whatever dimension holds them.
     """
     dim = data.draw(st.integers(-x.dim(), x.dim() - 1))
     laws.assert_close(GLU(dim)(x).movedim(dim, -1), GLU(-1)(x.movedim(dim, -1)))
+    laws.assert_same(GLU()(x), GLU(-1)(x))
     laws.assert_close(GLU(dim)(x), x.narrow(dim, 0, x.shape[dim] // 2) * half(x, dim).sigmoid())
 
 

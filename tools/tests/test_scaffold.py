@@ -121,3 +121,23 @@ def test_command_line_knows_the_command(capsys):
     for command in ("show", "next", "scaffold", "checklist", "golden", "strength", "bench"):
         assert command in shown
     assert importlib.import_module("tools.show")
+
+
+def test_public_names_of_private_modules_are_shown_where_they_are_public():
+    private = ast.parse(
+        '''
+import torch
+from torch import nn
+
+class Kept(nn.Module):
+    """Kept."""
+    def forward(self, x): return torch.exp(x)
+
+class Inner: pass
+'''
+    )
+    text = '"""Public."""\n\nfrom ._part import Inner, Kept\n\n__all__ = ["Kept", "own"]\n\n\ndef own(x):\n    return x\n'
+    made = scaffold.skeleton(text, {"_part": private})
+    names = [n.name for n in ast.parse(made).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+    assert names == ["Kept", "own"]
+    assert "exp" not in made and "_part" not in made

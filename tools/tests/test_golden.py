@@ -1,0 +1,114 @@
+"""Golden values: derived twice, frozen with their provenance, and derived again."""
+
+import numpy as np
+import pytest
+
+from spec import golden
+from tools import golden as tool
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """One recipe in an empty folder; its oracle can be told to drift."""
+    state = {"factor": 2.0, "second": 2.0}
+
+    def generate(recipe):
+        x = recipe.given("x", np.linspace(-1, 1, 5))
+        recipe.expect("y", state["factor"] * x, second=state["second"] * x)
+
+    source = golden.Source("double", "arithmetic", "addition", ("numpy",), generate)
+    monkeypatch.setattr(golden, "FOLDER", tmp_path)
+    monkeypatch.setattr(golden, "RECIPES", {"double": source})
+    monkeypatch.setattr(tool, "_load_recipes", lambda: golden)
+    return state, tmp_path
+
+
+def run(update=False, installed=False, items=()):
+    return tool.main(update, installed, list(items))
+
+
+def test_frozen_values_stand(recipes):
+    assert run(update=True) == 0
+    assert run() == 0
+
+
+def test_files_are_the_same_bytes_every_time(recipes):
+    _, folder = recipes
+    run(update=True)
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    run(update=True)
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+
+
+def test_nothing_frozen_is_drift(recipes):
+    assert run() == 1
+
+
+def test_changed_number_is_drift(recipes, capsys):
+    _, folder = recipes
+    run(update=True)
+    arrays = dict(np.load(folder / "double.npz"))
+    arrays["y"][2] += 1e-3
+    np.savez(folder / "double.npz", **arrays)
+    assert run() == 1
+    assert "edited" in capsys.readouterr().out
+
+
+def test_drifting_oracle_is_drift(recipes, capsys):
+    state, _ = recipes
+    run(update=True)
+    state["factor"] = state["second"] = 2 + 1e-9
+    assert run() == 1
+    assert "derived value differs" in capsys.readouterr().out
+
+
+def test_derivations_that_part_are_drift(recipes, capsys):
+    state, _ = recipes
+    run(update=True)
+    state["second"] = 2 + 1e-9
+    assert run() == 1
+    assert "two derivations now disagree" in capsys.readouterr().out
+
+
+def test_tolerance_follows_from_the_disagreement(recipes):
+    state, folder = recipes
+    state["second"] = 2 + 3e-7
+    run(update=True)
+    text = (folder / "provenance.toml").read_text()
+    assert 'oracle = "arithmetic"' in text and 'second = "addition"' in text and '"numpy" = ' in text
+    # 3e-7·|x| against 1 + 2|x|: 1e-7 at |x| = 1, and four times that.
+    assert '"y" = { disagreement = 1.0e-07, tolerance = 4e-07 }' in text
+
+
+def test_file_without_recipe_is_drift(recipes, capsys):
+    _, folder = recipes
+    run(update=True)
+    np.savez(folder / "stray.npz", x=np.zeros(2))
+    assert run() == 1
+    assert "stray" in capsys.readouterr().out
+
+
+def test_missing_oracle_is_said_and_not_passed_over(recipes, monkeypatch, capsys):
+    run(update=True)
+    monkeypatch.setattr(tool, "_installed", lambda distribution: False)
+    assert run() == 2
+    assert "missing oracles: numpy" in capsys.readouterr().out
+    assert run(installed=True) == 0
+
+
+def test_missing_oracle_does_not_hide_an_edited_file(recipes, monkeypatch):
+    _, folder = recipes
+    run(update=True)
+    np.savez(folder / "double.npz", x=np.zeros(5), y=np.zeros(5))
+    monkeypatch.setattr(tool, "_installed", lambda distribution: False)
+    assert run(installed=True) == 1
+
+
+def test_unknown_item_is_named(recipes, capsys):
+    assert run(items=["triple"]) == 1
+    assert "no recipe for triple" in capsys.readouterr().out
+
+
+def test_objects_are_refused():
+    with pytest.raises(TypeError, match="numbers"):
+        golden.Recipe().given("x", np.array([{}], dtype=object))

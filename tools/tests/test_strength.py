@@ -1,0 +1,64 @@
+"""The catalogue of bugs: caught, surviving, stale or crashing, each is told apart."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+BUG = """
+[[bug]]
+item = "triple"
+id = "{id}"
+story = "a story"
+file = "impl/layers/triple.py"
+find = "{find}"
+replace = "{replace}"
+"""
+
+
+def strength(house, *bugs, items=()):
+    """In a process of its own: it forks."""
+    house.write("spec/bugs/triple.toml", "".join(BUG.format(id=i, find=f, replace=r) for i, f, r in bugs))
+    command = [sys.executable, "-m", "tools", "strength", *[a for i in items for a in ("--item", i)]]
+    return subprocess.run(command, cwd=house.root, capture_output=True, text=True)
+
+
+def test_caught_bug_is_recorded_with_its_killers(house):
+    done = strength(house, ("four", "3 * x", "4 * x"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
+    assert kills == {"triple/four": ["spec/golden/test_triple_golden.py::test_value_at_one"]}
+
+
+def test_behaviours_are_asked_only_for_what_the_others_let_live(house):
+    (house.root / "spec/golden/test_triple_golden.py").unlink()
+    strength(house, ("four", "3 * x", "4 * x"))
+    kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
+    assert kills == {"triple/four": ["spec/behaviours/test_triple_behaviours.py::test_grows_step_by_step"]}
+
+
+@pytest.mark.parametrize(
+    ("bug", "complaint"),
+    [
+        (("same", "3 * x", "x * 3"), "triple/same survives: a story"),
+        (("stale", "5 * x", "4 * x"), "expected `find` exactly once in impl/layers/triple.py, found 0"),
+        (("crash", "3 * x", "x.nothing"), "dies only by crashing"),
+    ],
+)
+def test_what_is_no_proof_is_an_error(house, bug, complaint):
+    done = strength(house, bug)
+    assert done.returncode == 1
+    assert complaint in done.stdout
+
+
+def test_partial_hunt_leaves_the_matrix(house):
+    house.write("spec/bugs/kills.json", "{}\n")
+    assert strength(house, ("four", "3 * x", "4 * x"), items=["triple"]).returncode == 0
+    assert (house.root / "spec/bugs/kills.json").read_text() == "{}\n"
+
+
+def test_the_same_name_twice_is_an_error(house):
+    done = strength(house, ("four", "3 * x", "4 * x"), ("four", "3 * x", "5 * x"))
+    assert done.returncode == 1
+    assert "stands 2 times" in done.stdout
