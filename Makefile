@@ -22,6 +22,7 @@ lint: setup
 	@echo "== lint"
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m ruff format --quiet --check .
+	@$(RUN) -m tools lint
 
 # Run every spec and write CHECKLIST.md and README's counts from what they said.
 checklist: setup

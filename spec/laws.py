@@ -371,7 +371,8 @@ def works_on_meta(build, inputs):
     outputs = tensors(function(*[t.to("meta") if isinstance(t, Tensor) else t for t in inputs]))
     for a, b in zip(outputs, real, strict=True):
         if (a.shape, a.dtype, a.device.type) != (b.shape, b.dtype, "meta"):
-            raise AssertionError(f"expected meta {tuple(b.shape)} {b.dtype}, found {a.device} {tuple(a.shape)} {a.dtype}")
+            found = f"{a.device} {tuple(a.shape)} {a.dtype}"
+            raise AssertionError(f"expected meta {tuple(b.shape)} {b.dtype}, found {found}")
 
 
 def compiles(build, inputs):

@@ -1,7 +1,7 @@
 """From scratch: an implementation may not call what it is there to explain.
 
-Checked twice: what the source imports and names, and which ATen operators are dispatched while sample inputs run forward
-and backward.
+Checked twice: what the source imports and names, and which ATen operators are dispatched while sample inputs run
+forward and backward.
 """
 
 import ast

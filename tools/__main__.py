@@ -37,10 +37,12 @@ def main(argv=None) -> int:
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
     strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
+    add("lint", "do specs hide behind a vacuous oracle, a wide tolerance, a clock?")
     add("guards", "is every guard against false green missed when it is taken out?")
+    diagnosis = add("diagnosis", "how often does a failure name the right bug?")
     bench = add("bench", "time our layers beside the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
-    for sub in (golden, strength, bench):
+    for sub in (golden, strength, diagnosis, bench):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
@@ -77,10 +79,18 @@ def _run(arguments) -> int:
             from tools.strength import main as run
 
             return run(arguments.item, arguments.jobs)
+        case "lint":
+            from tools.lint import main as run
+
+            return run()
         case "guards":
             from tools.guards import main as run
 
             return run()
+        case "diagnosis":
+            from tools.diagnosis import main as run
+
+            return run(arguments.item)
         case "bench":
             from tools.bench import main as run
 

@@ -127,7 +127,9 @@ def _runs(pair, compiled: bool):
         return (torch.compile(sides[0]) if compiled else sides[0]), sides[1]
     ours, theirs = pair.ours(), pair.theirs()
     inputs = tuple(_leaf(t) for t in pair.inputs())
-    return _training_pass(torch.compile(ours) if compiled else ours, ours, inputs), _training_pass(theirs, theirs, inputs)
+    return _training_pass(torch.compile(ours) if compiled else ours, ours, inputs), _training_pass(
+        theirs, theirs, inputs
+    )
 
 
 def _leaf(t):

@@ -1,4 +1,4 @@
-"""CHECKLIST.md and README's counts, made from a complete run of the reference on the present files, and from nothing else."""
+"""CHECKLIST.md and README's counts, made from a complete run of the reference on the present files alone."""
 
 import json
 import re
@@ -34,7 +34,9 @@ def main(update: bool, root: Path | None = None) -> int:
         print(f"{result.count('done')} of {len(roadmap.items)} done; wrote {', '.join(differing) or 'nothing new'}")
         return 0
     if differing:
-        print(f"{', '.join(differing)} differ from the last complete run; `python -m tools checklist --update` writes them")
+        print(
+            f"{', '.join(differing)}: not what the last complete run says; `python -m tools checklist --update` writes"
+        )
         return 1
     print(f"{result.count('done')} of {len(roadmap.items)} done; {CHECKLIST} says what the last complete run says")
     return 0

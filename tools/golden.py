@@ -154,7 +154,8 @@ def _frozen_problem(golden, item):
 
 def _unaccounted(golden, record):
     files = {f.stem for f in golden.FOLDER.glob("*.npz")}
-    return [f"{name}: a file or a provenance entry without a recipe" for name in (files | set(record)) - set(golden.RECIPES)]
+    stray = sorted((files | set(record)) - set(golden.RECIPES))
+    return [f"{name}: a file or a provenance entry without a recipe" for name in stray]
 
 
 def _read_provenance(folder):

@@ -22,7 +22,11 @@ def main(root: Path | None = None) -> int:
         for n, (guard, problem) in enumerate(zip(guards, pool.map(lambda g: _without(root, g), guards)), 1):
             print(f"[{n}/{len(guards)}] {guard['case']:<72} {problem or 'missed by its test'}", flush=True)
             problems += [problem] if problem else []
-    print(f"{len(problems)} of {len(guards)} guards are not tested" if problems else f"all {len(guards)} guards are tested")
+    print(
+        f"{len(problems)} of {len(guards)} guards are not tested"
+        if problems
+        else f"all {len(guards)} guards are tested"
+    )
     return int(bool(problems))
 
 
@@ -41,7 +45,16 @@ def _without(root: Path, guard: dict) -> str:
         if text.count(guard["find"]) != 1:
             return f"`find` stands {text.count(guard['find'])} times in {guard['file']}, expected once"
         file.write_text(text.replace(guard["find"], guard["replace"]), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "tools/tests/test_false_green.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            "tools/tests/test_false_green.py",
+        ]
         done = subprocess.run([*command, "-k", guard["test"]], cwd=copy, capture_output=True, text=True)
         if done.returncode == 1 and " failed" in done.stdout:
             return ""

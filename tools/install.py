@@ -1,6 +1,6 @@
 """Makes .venv and installs the pinned requirements; a second run finds nothing to do.
 
-Runs under any Python 3 (`python3 tools/install.py [EXTRA]`), so that an unsupported one gets a sentence, not a traceback.
+Runs under any Python 3 (`python3 tools/install.py [EXTRA]`): an unsupported one gets a sentence, not a traceback.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def main(extra):
     if sys.version_info < MINIMUM:
-        return stop("Python %d.%d or newer is needed, this is %s; try `make PYTHON=python3.11`" % (MINIMUM + (version(),)))
+        return stop(
+            "Python %d.%d or newer is needed, this is %s; try `make PYTHON=python3.11`" % (MINIMUM + (version(),))
+        )
     venv = os.path.join(ROOT, ".venv" if extra == "test" else ".venv-" + extra)
     shown = os.path.relpath(venv, ROOT)
     stamp = os.path.join(venv, "installed")
@@ -36,10 +38,12 @@ def main(extra):
     # PIP_CONSTRAINT pins what builds the project as well, which -c does not reach.
     environment = dict(os.environ, PIP_CONSTRAINT=constraints, PIP_DISABLE_PIP_VERSION_CHECK="1")
     command = [python, "-m", "pip", "install", "--quiet", "--progress-bar", "on", "--editable", ".[%s]" % extra]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.stderr.write(done.stderr)
-        if any(w in done.stderr for w in ("NewConnectionError", "Failed to establish", "Temporary failure", "No matching")):
+        if any(
+            w in done.stderr for w in ("NewConnectionError", "Failed to establish", "Temporary failure", "No matching")
+        ):
             return stop("pip found no way to the packages: is there a network, or a package index that pip knows?")
         return stop("pip could not install the requirements; its own words stand above")
     with open(stamp, "w") as file:

@@ -5,14 +5,13 @@ import json
 import re
 import shutil
 import tempfile
-import tomllib
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tools import report, results, subject
+from tools.bugs import apply_bug, find_bug
 from tools.roadmap import KINDS, ROADMAP, Roadmap, RoadmapError, load
 
 _KEY = pytest.StashKey["Run"]()
@@ -75,36 +74,6 @@ class Run:
         return [f for f in files if (ids := results.mentioned_items(f)) is None or item_id in ids]
 
 
-def find_bug(root: Path, bug_id: str) -> dict:
-    """The catalogue entry of "item/bug".
-
-    Raises:
-        RoadmapError: no such bug; lists the item's bugs.
-    """
-    bugs = {f"{b['item']}/{b['id']}": b for b in all_bugs(root)}
-    if bug_id not in bugs:
-        same_item = [b for b in bugs if b.split("/")[0] == bug_id.split("/")[0]]
-        raise RoadmapError(f"--bug {bug_id}: expected one of {', '.join(same_item or bugs) or 'an empty catalogue'}")
-    return bugs[bug_id]
-
-
-def all_bugs(root: Path) -> list[dict]:
-    files = sorted((root / "spec" / "bugs").glob("*.toml"))
-    return [bug for f in files for bug in tomllib.loads(f.read_text(encoding="utf-8")).get("bug", [])]
-
-
-def apply_bug(text: str, bug: dict) -> str:
-    """The text with the bug's one edit.
-
-    Raises:
-        RoadmapError: what it replaces does not stand exactly once in the file, or the edit changes nothing.
-    """
-    count = text.count(bug["find"])
-    if count != 1 or bug["find"] == bug["replace"]:
-        raise RoadmapError(f"bug {bug['item']}/{bug['id']}: expected `find` exactly once in {bug['file']}, found {count}")
-    return text.replace(bug["find"], bug["replace"])
-
-
 # ------------------------------------------------------------------------------------------------ set-up
 
 
@@ -112,14 +81,20 @@ def pytest_addoption(parser):
     group = parser.getgroup("roadmap")
     group.addoption("--impl", default=subject.PACKAGE, metavar="PACKAGE", help="the implementation under test")
     group.addoption("--borrow", action="store_true", help="let it lean on the reference for what it has not written")
-    group.addoption("--item", action="append", default=[], dest="items", metavar="ID", help="only this item (repeatable)")
-    group.addoption("--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section")
+    group.addoption(
+        "--item", action="append", default=[], dest="items", metavar="ID", help="only this item (repeatable)"
+    )
+    group.addoption(
+        "--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section"
+    )
     group.addoption("--bug", metavar="ITEM/BUG", help="test the reference with this bug of spec/bugs put in")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "item(id): the roadmap item that a spec belongs to")
-    config.addinivalue_line("markers", "house_rule: a convention of this project, not of the concept; peers are not asked")
+    config.addinivalue_line(
+        "markers", "house_rule: a convention of this project, not of the concept; peers are not asked"
+    )
     if not (config.rootpath / ROADMAP).is_file():
         # The plugin is installed with the project, and other test suites run in the same environment.
         option = config.option
@@ -249,16 +224,13 @@ def _asserting_functions(text: str) -> frozenset[str]:
     """Functions of a module that assert, directly or through another function of the same module."""
     functions = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
     found = {name for name, node in functions.items() if any(_asserts(n) for n in ast.walk(node))}
-    while True:
-        more = {
-            name
-            for name, node in functions.items()
-            if name not in found
-            and any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in found for n in ast.walk(node))
-        }
-        if not more:
-            return frozenset(found)
+    calls = {
+        name: {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        for name, node in functions.items()
+    }
+    while more := {name for name in functions if name not in found and calls[name] & found}:
         found |= more
+    return frozenset(found)
 
 
 def _asserts(node: ast.AST) -> bool:
@@ -364,12 +336,15 @@ class _Collector:
 
     def pytest_runtest_logreport(self, report):
         kind = getattr(report, "spec_outcome", report.outcome)
-        known = self.outcomes.get(report.nodeid)
+        if report.when != "call" and kind == "passed":
+            return
+        # A spec has three phases; the worst of them is its outcome.
         rank = ["passed", "borrowed", "pending", "failed"]
-        if report.when == "call" or kind != "passed":
-            if known is None or rank.index(kind if kind in rank else "failed") > rank.index(known["outcome"]):
-                evidence = getattr(report, "evidence", "") or (report.longreprtext if kind == "failed" else "")
-                self.outcomes[report.nodeid] = {"outcome": kind if kind in rank else "failed", "evidence": evidence}
+        kind = kind if kind in rank else "failed"
+        known = self.outcomes.get(report.nodeid)
+        if known is None or rank.index(kind) > rank.index(known["outcome"]):
+            evidence = getattr(report, "evidence", "") or (report.longreprtext if kind == "failed" else "")
+            self.outcomes[report.nodeid] = {"outcome": kind, "evidence": evidence}
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -3,7 +3,9 @@
 import shlex
 import shutil
 import textwrap
+from pathlib import Path
 
+from tools.diagnosis import suspects
 from tools.results import Result
 from tools.roadmap import KINDS, Roadmap
 
@@ -16,14 +18,21 @@ def write(terminal, run) -> None:
     wide = shutil.get_terminal_size((WIDTH, 24)).columns
     unicode = (getattr(terminal._tw._file, "encoding", "") or "").lower().replace("-", "").startswith("utf")
     terminal.section("roadmap", sep="=")
-    for text, markup in lines(run.result, run.roadmap, run.wanted, width=min(max(wide, WIDTH), 100), unicode=unicode):
+    width = min(max(wide, WIDTH), 100)
+    for text, markup in lines(run.result, run.roadmap, run.wanted, width=width, unicode=unicode, root=run.root):
         terminal.write_line(text, **markup)
 
 
-def lines(result: Result, roadmap: Roadmap, wanted=(), width: int = WIDTH, unicode: bool = True):
-    """The report as (text, markup) pairs, no line longer than `width` but for paths and commands."""
+def lines(
+    result: Result, roadmap: Roadmap, wanted=(), width: int = WIDTH, unicode: bool = True, root: Path | None = None
+):
+    """The report as (text, markup) pairs, no line longer than `width` but for paths and commands.
+
+    Args:
+        root: where the catalogue of bugs stands; without it no likely mistake is named.
+    """
     yield from _sections(result, roadmap, wanted, width, unicode)
-    yield from _failures(result, roadmap, width)
+    yield from _failures(result, roadmap, width, root)
     yield from _others(result, wanted, width)
     yield from _summary(result, roadmap, wanted, width)
 
@@ -33,7 +42,9 @@ def _sections(result, roadmap, wanted, width, unicode):
     if wanted:
         for item_id in wanted:
             standing = result.standings[item_id]
-            color = {"done": {"green": True}, "failed": {"red": True, "bold": True}}.get(standing.status, {"yellow": True})
+            color = {"done": {"green": True}, "failed": {"red": True, "bold": True}}.get(
+                standing.status, {"yellow": True}
+            )
             kinds = ", ".join(f"{n} {k}" for k, n in standing.kinds.items())
             yield f"{_box(standing)} {item_id:<28} {standing.status} · {standing.why}", color
             yield f"      {kinds}", {}
@@ -55,7 +66,7 @@ def _box(standing) -> str:
     return {"done": "[x]", "failed": "[!]"}.get(standing.status, "[ ]")
 
 
-def _failures(result, roadmap, width):
+def _failures(result, roadmap, width, root):
     """Failing items first: what claim broke, where it comes from, the evidence, and the command that shows it again."""
     failing = [s for s in result.standings.values() if s.status == "failed"]
     for standing in failing[:SHOWN_FAILURES]:
@@ -72,6 +83,14 @@ def _failures(result, roadmap, width):
             yield f"  {'found' if n == 0 else '':<7} {line}", {}
         yield f"  {'spec':<7} {first['file']}:{first['line']}", {}
         yield f"  {'again':<7} {command(result, item.id, first['function'])}", {"bold": True}
+        # Of a bug that was asked for by name the name is no news.
+        ranked = (
+            suspects(item.id, {s["nodeid"] for s in broken}, root)
+            if root and not result.subject.startswith("bug ")
+            else []
+        )
+        for suspect in [s for s in ranked if s.likeness == ranked[0].likeness][:3]:
+            yield from _labelled("like", str(suspect), width)
         if len(broken) > 1:
             others = sorted({s["function"] for s in broken} - {first["function"]})
             yield from _labelled("also", ", ".join(others) or f"{len(broken) - 1} other cases of it", width)

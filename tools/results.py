@@ -1,4 +1,4 @@
-"""What a run found, item by item, and the file that keeps it: with hashes of the specs and the subject it speaks about."""
+"""What a run found, item by item, and the file that keeps it, with hashes of the specs and the subject."""
 
 import ast
 import json
@@ -36,8 +36,8 @@ class Spec:
 class Standing:
     """Where one item stands after a run.
 
-    `status` is one of: done · failed · pending (not written yet, or not specified yet) · borrowed (the reference's code)
-    · incomplete (a kind of spec is missing) · partial (not all of its specs ran).
+    `status` is one of: done · failed · pending (not written, or not specified yet) · borrowed (the reference's code) ·
+    incomplete (a kind of spec is missing) · partial (not all of its specs ran).
     """
 
     item: str
@@ -140,10 +140,12 @@ def _mentioned(text: str):
 
 
 def spec_digest(root: Path) -> str:
-    """A hash of everything that says what must be true; the catalogue of bugs and the peers prove it, and are not it."""
+    """A hash of all that says what must be true; the catalogue of bugs and the peers prove it, and are not it."""
     files = [p for p in (root / "spec").rglob("*") if p.is_file() and p.suffix in {".py", ".toml", ".npz"}]
     proofs = (root / "spec" / "bugs", root / "spec" / "peers")
-    return digest(root, [f for f in files if "__pycache__" not in f.parts and not any(f.is_relative_to(p) for p in proofs)])
+    return digest(
+        root, [f for f in files if "__pycache__" not in f.parts and not any(f.is_relative_to(p) for p in proofs)]
+    )
 
 
 def shown_path(path: Path, root: Path) -> str:

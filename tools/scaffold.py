@@ -1,4 +1,4 @@
-"""Makes an empty implementation from the reference: signatures and docstrings stay, bodies raise NotImplementedError."""
+"""Makes an empty implementation: signatures and docstrings of the reference, bodies that raise NotImplementedError."""
 
 import ast
 import shutil
@@ -28,7 +28,9 @@ def main(folder: str, root: Path | None = None) -> int:
         path = file.relative_to(root / PACKAGE)
         text = file.read_text(encoding="utf-8")
         if (Path(PACKAGE) / path).as_posix() in modules:
-            beside = [f for f in files if f.parent == file.parent and f.name.startswith("_") and f.name != "__init__.py"]
+            beside = [
+                f for f in files if f.parent == file.parent and f.name.startswith("_") and f.name != "__init__.py"
+            ]
             text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
             stubs += 1
         elif path.name.startswith("_") and path.name != "__init__.py":

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 from tools import results
-from tools.plugin import all_bugs
+from tools.bugs import all_bugs
 from tools.report import next_step
 from tools.roadmap import KINDS, ROADMAP, Roadmap, load
 

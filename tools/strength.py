@@ -5,12 +5,11 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from tools.plugin import all_bugs, apply_bug
+from tools.bugs import KILLS, all_bugs, apply_bug
 from tools.roadmap import KINDS, RoadmapError
-
-KILLS = Path("spec/bugs/kills.json")
 
 
 def main(items: list[str], jobs: int | None = None) -> int:
@@ -34,15 +33,16 @@ def main(items: list[str], jobs: int | None = None) -> int:
     if problems:
         print("\n".join(problems))
         return 1
-    _warm_up()
-    for n, (bug, killers, crash_only) in enumerate(_hunt(bugs, jobs or os.cpu_count()), 1):
-        verdict = f"caught by {len(killers)} specs" if killers else "SURVIVES"
-        print(f"[{n}/{len(bugs)}] {_name(bug):<56} {verdict}", flush=True)
-        kills[_name(bug)] = killers
-        if not killers:
-            problems.append(f"{_name(bug)} survives: {bug['story']}")
-        elif crash_only and not bug.get("crashes"):
-            problems.append(f"{_name(bug)} dies only by crashing, its story promises a wrong value")
+    named = {_name(b): b for b in bugs}
+    targets = [Target(name, b["item"], ("--bug", name)) for name, b in named.items()]
+    for n, (name, failed) in enumerate(hunt(targets, jobs), 1):
+        verdict = f"caught by {len(failed)} specs" if failed else "SURVIVES"
+        print(f"[{n}/{len(bugs)}] {name:<60} {verdict}", flush=True)
+        kills[name] = sorted(failed)
+        if not failed:
+            problems.append(f"{name} survives: {named[name]['story']}")
+        elif not named[name].get("crashes") and not any(map(_is_wrong_value, failed.values())):
+            problems.append(f"{name} dies only by crashing, its story promises a wrong value")
     if not items:
         text = json.dumps(kills, indent=1, sort_keys=True) + "\n"
         (root / KILLS).write_text(text, encoding="utf-8")
@@ -56,52 +56,63 @@ def _name(bug) -> str:
     return f"{bug['item']}/{bug['id']}"
 
 
+@dataclass(frozen=True)
+class Target:
+    """A wrong subject to be hunted: pytest's options that choose it, and the item whose specs hunt."""
+
+    name: str
+    item: str
+    options: tuple[str, ...]
+
+
+def hunt(targets, jobs: int | None = None):
+    """Yields (name, {failed spec: evidence}) for each target, as it is decided.
+
+    Properties and golden values first; behaviours only for what those let live. A run is a fork of this process, which
+    has imported everything already.
+    """
+    _warm_up()
+    waiting = [(target, KINDS[:2]) for target in reversed(targets)]
+    running = {}
+    while waiting or running:
+        while waiting and len(running) < (jobs or os.cpu_count() or 1):
+            target, kinds = waiting.pop()
+            file = tempfile.NamedTemporaryFile("r", suffix=".json")  # noqa: SIM115  closed when the run has ended
+            child = os.fork()
+            if child == 0:
+                _child(target, kinds, file.name)
+            running[child] = target, kinds, file
+        child, status = os.wait()
+        target, kinds, file = running.pop(child)
+        with file:
+            text = file.read()
+        if not text:
+            raise SystemExit(f"{target.name}: the run itself broke ({status}); see pytest {' '.join(target.options)}")
+        failed = json.loads(text)
+        if failed or kinds == KINDS[2:]:
+            yield target.name, failed
+        else:
+            waiting.append((target, KINDS[2:]))
+
+
 def _warm_up():
     """Import what every run needs once; each run is then a fork that starts in a moment."""
     sys.path.insert(0, str(Path.cwd()))
     import hypothesis.extra.numpy  # noqa: F401
     import pytest  # noqa: F401
-    import torch
+    import torch._dynamo
 
+    import spec.cases  # noqa: F401
     import tools.plugin  # noqa: F401
 
     torch.set_num_threads(1)
-
-
-def _hunt(bugs, jobs: int):
-    """For each bug, as it is decided: the specs that fail with it, and whether they only crashed.
-
-    Properties and golden values first; behaviours only for a bug that those let live. A run is a fork of this process,
-    which has imported everything already.
-    """
-    waiting = [(bug, KINDS[:2]) for bug in reversed(bugs)]
-    running = {}
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            bug, kinds = waiting.pop()
-            file = tempfile.NamedTemporaryFile("r", suffix=".json")
-            child = os.fork()
-            if child == 0:
-                _child(bug, kinds, file.name)
-            running[child] = bug, kinds, file
-        child, status = os.wait()
-        bug, kinds, file = running.pop(child)
-        with file:
-            text = file.read()
-        if not text:
-            raise SystemExit(f"{_name(bug)}: the run itself broke (status {status}); see pytest --bug {_name(bug)}")
-        found = json.loads(text)
-        if found or kinds == KINDS[2:]:
-            yield bug, sorted(found), not any(_is_wrong_value(evidence) for evidence in found.values())
-        else:
-            waiting.append((bug, KINDS[2:]))
 
 
 def _is_wrong_value(evidence: str) -> bool:
     return evidence.startswith(("AssertionError", "GoldenError", "GradcheckError", "Failed"))
 
 
-def _child(bug, kinds, result_file):
+def _child(target, kinds, result_file):
     """One pytest run; writes failed specs → evidence, and never returns."""
     import pytest
 
@@ -112,7 +123,7 @@ def _child(bug, kinds, result_file):
             if getattr(report, "spec_outcome", report.outcome) == "failed":
                 self.failed[report.nodeid] = getattr(report, "evidence", "") or report.longreprtext[-300:]
 
-    status = 1
+    status = 2
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
@@ -121,7 +132,7 @@ def _child(bug, kinds, result_file):
         # What the parent imported is not rewritten again; the specs themselves are.
         options = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
         folders = [f"spec/{kind}" for kind in kinds if Path("spec", kind).is_dir()]
-        chosen = ["--bug", _name(bug), "--item", bug["item"], "--hypothesis-profile", "ci", *folders]
+        chosen = [*target.options, "--item", target.item, "--hypothesis-profile", "ci", *folders]
         status = pytest.main([*options, *chosen], plugins=[watcher])
         if status in (0, 1, 5):
             Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")

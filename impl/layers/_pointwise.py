@@ -15,6 +15,26 @@ from torch import Tensor
 from torch.autograd import Function
 
 
+class Pointwise(Function):
+    """(value, slopes, x, a, …) → value(x, a, …)."""
+
+    @staticmethod
+    def forward(ctx, value, slopes, *arguments):
+        ctx.save_for_backward(*(a for a in arguments if isinstance(a, Tensor)))
+        ctx.numbers = [a for a in arguments if not isinstance(a, Tensor)]
+        ctx.slopes = slopes
+        return value(*arguments)
+
+    @staticmethod
+    def backward(ctx, grad):
+        arguments = (*ctx.saved_tensors, *ctx.numbers)
+        grads = [
+            (grad * slope(*arguments)).sum_to_size(argument.shape) if needed else None
+            for argument, slope, needed in zip_longest(arguments, ctx.slopes, ctx.needs_input_grad[2:])
+        ]
+        return None, None, *grads
+
+
 def pointwise(value: Callable[..., Tensor], *slopes: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function `value` with the derivatives `slopes`; both take the same tensors, then numbers.
 
@@ -23,28 +43,7 @@ def pointwise(value: Callable[..., Tensor], *slopes: Callable[..., Tensor]) -> C
         slopes: ∂f/∂x, ∂f/∂a, … in the order of the arguments; numbers need none. A second derivative goes through them
             by autograd: they start from the arguments, never from a result of `value`, which is a constant to autograd.
     """
-
-    class Pointwise(Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*arguments):
-            return value(*arguments)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
-            ctx.numbers = tuple(a for a in inputs if not isinstance(a, Tensor))
-
-        @staticmethod
-        def backward(ctx, grad):
-            arguments = (*ctx.saved_tensors, *ctx.numbers)
-            return tuple(
-                (grad * slope(*arguments)).sum_to_size(argument.shape) if needed else None
-                for argument, slope, needed in zip_longest(arguments, slopes, ctx.needs_input_grad)
-            )
-
-    return Pointwise.apply
+    return lambda *arguments: Pointwise.apply(value, slopes, *arguments)
 
 
 def positive(x):

@@ -40,7 +40,7 @@ class _Standardize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(input, weight, bias, over, eps):
+    def forward(ctx, input, weight, bias, over, eps):
         mean = input.mean(over, keepdim=True, dtype=torch.promote_types(input.dtype, torch.float32))
         output = input - mean
         # A norm along the last dimension squares and adds in one pass; `square()` of everything would write a tensor.
@@ -51,13 +51,9 @@ class _Standardize(torch.autograd.Function):
             output.mul_(weight)
         if bias is not None:
             output.add_(bias)
+        ctx.over, ctx.eps, ctx.has_bias = over, eps, bias is not None
+        ctx.save_for_backward(input, weight, mean, variance)
         return output.to(input.dtype), mean, variance
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        input, weight, bias, ctx.over, ctx.eps = inputs
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(input, weight, *output[1:])
 
     @staticmethod
     def backward(ctx, d_output, d_mean, d_variance):

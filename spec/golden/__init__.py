@@ -1,7 +1,7 @@
 """Frozen values from independent sources: `load(item)` for the specs, `recipe` for their generators.
 
-A value lies in `<item>.npz`; where it came from, how far two derivations of it disagree, and the tolerance that follows,
-in `provenance.toml`. Both are written by `python -m tools golden --update`, never by hand.
+A value lies in `<item>.npz`; where it came from, how far two derivations of it disagree, and the tolerance that
+follows, in `provenance.toml`. Both are written by `python -m tools golden --update`, never by hand.
 """
 
 import hashlib

@@ -26,7 +26,9 @@ title = "Geometry"
 
 [[section.group]]
 title = "Curves"
-item = [{id = "curve", title = "Curves", papers = ["Euclid, book III"], module = "impl.models.curve", names = ["Curve"]}]
+item = [
+  {id = "curve", title = "Curves", papers = ["Euclid, book III"], module = "impl.models.curve", names = ["Curve"]},
+]
 """
 
 DOUBLE = '''

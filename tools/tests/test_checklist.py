@@ -46,7 +46,9 @@ def test_checklist_is_deterministic(house):
 
 
 def test_papers_become_links():
-    assert checklist._linked("Wu & He 2018, arXiv:1803.08494").endswith("[arXiv:1803.08494](https://arxiv.org/abs/1803.08494)")
+    assert checklist._linked("Wu & He 2018, arXiv:1803.08494").endswith(
+        "[arXiv:1803.08494](https://arxiv.org/abs/1803.08494)"
+    )
 
 
 def test_bugs_caught_are_counted(house):

@@ -73,7 +73,9 @@ def test_deleted_spec_file_is_missed(house):
     (house.root / "spec/golden/test_double_golden.py").unlink()
     result = house.run()
     assert result.ret == 1
-    assert "double is ticked in CHECKLIST.md but incomplete: no spec under spec/golden" in " ".join(text_of(result).split())
+    assert "double is ticked in CHECKLIST.md but incomplete: no spec under spec/golden" in " ".join(
+        text_of(result).split()
+    )
 
 
 def test_item_without_a_spec_of_each_kind_is_not_done(house):
@@ -144,7 +146,9 @@ def test_stopping_early_ticks_no_box(house):
     assert not results.path_of(house.root, "impl").exists()
 
 
-@pytest.mark.parametrize("body", ["pass", "...", "x + y", "assert True", "Double()(x)", "laws.jacobian(Double(), x)[0]"])
+@pytest.mark.parametrize(
+    "body", ["pass", "...", "x + y", "assert True", "Double()(x)", "laws.jacobian(Double(), x)[0]"]
+)
 def test_spec_that_asserts_nothing_fails(house, body):
     house.edit(
         "spec/properties/test_double_properties.py",
@@ -230,7 +234,9 @@ def test_checklist_edited_by_hand_is_noticed(house, capsys):
 def test_a_changed_run_does_not_count(house):
     """A file that changes while the specs run leaves no complete result."""
     file = "spec/behaviours/test_triple_behaviours.py"
-    house.edit(file, "    laws.", "    import pathlib\n    pathlib.Path('impl/layers/late.py').write_text('')\n    laws.")
+    house.edit(
+        file, "    laws.", "    import pathlib\n    pathlib.Path('impl/layers/late.py').write_text('')\n    laws."
+    )
     house.run()
     assert not results.path_of(house.root, "impl").exists()
 

@@ -30,7 +30,10 @@ def only_line(capsys) -> str:
 def test_old_python_is_refused_in_one_line(copy, monkeypatch, capsys):
     monkeypatch.setattr(install.sys, "version_info", (3, 10, 4))
     assert install.main("test") == 1
-    assert only_line(capsys) == "set-up stopped: Python 3.11 or newer is needed, this is 3.10.4; try `make PYTHON=python3.11`"
+    assert (
+        only_line(capsys)
+        == "set-up stopped: Python 3.11 or newer is needed, this is 3.10.4; try `make PYTHON=python3.11`"
+    )
 
 
 def test_missing_venv_module_is_one_line(copy, monkeypatch, capsys):

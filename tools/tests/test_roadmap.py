@@ -24,8 +24,12 @@ def test_the_repository_has_77_items_in_nine_sections():
     [
         ('{id = "triple"', '{id = "double"', r":9: duplicate id 'double'.*first: line 8"),
         ('title = "Tripling"', 'titel = "Tripling"', r":9: unknown key 'titel'.*did you mean 'title'"),
-        ('papers = ["Euclid, book III"]', "papers = []", r":17: item 'curve': expected papers = a list of at least one"),
-        (', papers = ["Euclid, book III"]', "", r":17: item 'curve': expected papers"),
+        (
+            'papers = ["Euclid, book III"]',
+            "papers = []",
+            r":18: item 'curve': expected papers = a list of at least one",
+        ),
+        (', papers = ["Euclid, book III"]', "", r":18: item 'curve': expected papers"),
         ('"Curves", papers = ["Euclid, book III"]', '"Curves", papers = [3]', r"expected papers to hold strings"),
         ('id = "curve"', 'id = "Curve"', r"expected an id in lower-case words.*'Curve'"),
         ('"impl.models.curve"', '"models.curve"', r"expected module = a dotted path under impl"),

@@ -136,7 +136,9 @@ class Kept(nn.Module):
 class Inner: pass
 '''
     )
-    text = '"""Public."""\n\nfrom ._part import Inner, Kept\n\n__all__ = ["Kept", "own"]\n\n\ndef own(x):\n    return x\n'
+    text = (
+        '"""Public."""\n\nfrom ._part import Inner, Kept\n\n__all__ = ["Kept", "own"]\n\n\ndef own(x):\n    return x\n'
+    )
     made = scaffold.skeleton(text, {"_part": private})
     names = [n.name for n in ast.parse(made).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
     assert names == ["Kept", "own"]

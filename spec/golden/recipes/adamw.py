@@ -22,7 +22,7 @@ START = np.array([2.0, -1.0, 0.5, 0.25])
 @recipe(
     "adamw",
     oracle="torch.optim.AdamW in float64, plain and with amsgrad",
-    second="optax.adamw in float64; algorithm 2 in NumPy for amsgrad, where optax takes the maximum after the correction",
+    second="optax.adamw in float64; for amsgrad NumPy, as optax takes the maximum after the correction",
     needs=("torch", "jax", "optax"),
 )
 def adamw(recipe: Recipe) -> None:

@@ -1,0 +1,1 @@
+"""What the papers report, shown by small real runs."""

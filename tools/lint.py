@@ -1,0 +1,268 @@
+"""`python -m tools lint`: the ways in which suites of specs turn green without proof, found by reading them.
+
+Each rule looks at one proven failure mode. What only a run can tell (an unknown item, a body without assertion reached
+through helpers) the pytest plugin refuses.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tools import results
+from tools.bugs import all_bugs
+from tools.plugin import asserts_something
+from tools.roadmap import KINDS, ROADMAP, load
+
+FEWEST_BUGS = 5
+DEFAULT_TOLERANCE = 1e-5
+_CLOCK = re.compile(r"\b(time\.(time|sleep|perf_counter|monotonic|process_time)(_ns)?|timeit|datetime\.now|Timer)\b")
+_CONSTANT = re.compile(r"^torch\.(zeros|ones|full|empty)(_like)?$")
+_VARIED = re.compile(
+    r"rand|arange|linspace|logspace|tensor\(|load\(|data\.|eye|cases?\b|inputs\b|_like\(|varied|normal_|uniform_"
+)
+_RAW_COMPARISON = re.compile(
+    r"^(torch\.(testing\.assert_close|allclose|isclose)|np\.(allclose|testing\..*)|pytest\.approx)$"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    where: str
+    rule: str
+    what: str
+
+    def __str__(self):
+        return f"{self.where}: {self.rule}: {self.what}"
+
+
+@dataclass
+class SpecFile:
+    """A parsed spec file, with what the rules ask of it."""
+
+    path: Path
+    shown: str
+    kind: str
+    tree: ast.Module
+    text: str
+    tests: list[ast.FunctionDef] = field(default_factory=list)
+    subject_names: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path, root: Path) -> "SpecFile":
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        shown = path.relative_to(root).as_posix()
+        tests = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test")]
+        imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("impl")]
+        names = {a.asname or a.name for n in imports for a in n.names}
+        return cls(path, shown, shown.split("/")[1], tree, text, tests, names)
+
+    def at(self, node) -> str:
+        return f"{self.shown}:{node.lineno}"
+
+
+def main(root: Path | None = None) -> int:
+    """`python -m tools lint`: 0 nothing found, 1 something is; each finding is a line."""
+    root = root or Path.cwd()
+    found = sorted(map(str, findings(root)))
+    print("\n".join(found) or "lint: no spec hides behind a vacuous oracle, a wide tolerance or a clock")
+    return int(bool(found))
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    """Everything that the rules find in a repository."""
+    files = [SpecFile.read(f, root) for kind in KINDS for f in sorted((root / "spec" / kind).rglob("test_*.py"))]
+    for file in files:
+        for rule in PER_FILE:
+            yield from rule(file)
+    for rule in PER_REPOSITORY:
+        yield from rule(root, files)
+
+
+# ------------------------------------------------------------------------------------------------ rules of a file
+
+
+def compares_with_itself(file: SpecFile):
+    """Both sides of a comparison are the same expression."""
+    for test in file.tests:
+        for node in ast.walk(test):
+            if isinstance(node, ast.Call) and _is_comparison(node) and len(node.args) >= 2:
+                pair = node.args[:2]
+            elif (
+                isinstance(node, ast.Compare)
+                and len(node.ops) == 1
+                and isinstance(node.ops[0], (ast.Eq, ast.LtE, ast.GtE))
+            ):
+                pair = [node.left, node.comparators[0]]
+            else:
+                continue
+            # `x == x` is how one asks for NaN; two calls with the same words may differ, but then a name is due.
+            if ast.dump(pair[0]) == ast.dump(pair[1]):
+                yield Finding(file.at(node), "compares-with-itself", f"both sides are {ast.unparse(pair[0])}")
+
+
+def oracle_from_the_subject(file: SpecFile):
+    """A golden value is computed by the code under test."""
+    for test in file.tests:
+        for node in ast.walk(test):
+            if not (isinstance(node, ast.Call) and _is_comparison(node) and len(node.args) >= 2):
+                continue
+            expected = node.args[1]
+            names = {n.id for n in ast.walk(expected) if isinstance(n, ast.Name)} & file.subject_names
+            if file.kind == "golden" and names:
+                yield Finding(
+                    file.at(node), "oracle-from-the-subject", f"{', '.join(sorted(names))} on the expected side"
+                )
+
+
+def constant_inputs(file: SpecFile):
+    """Every tensor of a spec is constant: most wrong formulas agree with the right one there."""
+    for test in file.tests:
+        calls = [ast.unparse(n.func) for n in ast.walk(test) if isinstance(n, ast.Call)]
+        drawn = any("given" in ast.unparse(d) or "parametrize" in ast.unparse(d) for d in test.decorator_list)
+        body = "\n".join(ast.unparse(s) for s in test.body)
+        helpers = {n.name for n in file.tree.body if isinstance(n, ast.FunctionDef)}
+        if any(map(_CONSTANT.match, calls)) and not drawn and not _VARIED.search(body) and not helpers & set(calls):
+            yield Finding(file.at(test), "constant-inputs", f"{test.name} builds only constant tensors")
+
+
+def wide_tolerance(file: SpecFile):
+    """A tolerance above the default has no written reason."""
+    for test in ast.walk(file.tree):
+        if not (isinstance(test, ast.Call) and _is_comparison(test)):
+            continue
+        keywords = {k.arg: k.value for k in test.keywords}
+        wide = [n for n in ("rtol", "atol") if (v := _number(keywords.get(n))) is not None and v > DEFAULT_TOLERANCE]
+        if wide and "because" not in keywords:
+            yield Finding(
+                file.at(test), "wide-tolerance", f"{', '.join(wide)} above {DEFAULT_TOLERANCE:g} without because="
+            )
+
+
+def raw_comparison(file: SpecFile):
+    """A comparison that does not look at shape, dtype and finiteness first."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and _RAW_COMPARISON.match(ast.unparse(node.func)):
+            yield Finding(file.at(node), "raw-comparison", f"{ast.unparse(node.func)}; laws.assert_close checks more")
+
+
+def says_nothing(file: SpecFile):
+    """A spec without docstring, source or assertion."""
+    for test in file.tests:
+        doc = ast.get_docstring(test) or ""
+        if not doc:
+            yield Finding(file.at(test), "no-claim", f"{test.name} has no docstring")
+        elif not re.search(r"\b(Source|Convention):", doc):
+            yield Finding(file.at(test), "no-source", f"{test.name} names no Source: or Convention:")
+        if not asserts_something(file.path, test.name):
+            yield Finding(file.at(test), "no-assertion", f"{test.name} asserts nothing")
+
+
+def wall_clock(file: SpecFile):
+    """A spec looks at the clock."""
+    for n, line in enumerate(file.text.splitlines(), 1):
+        if found := _CLOCK.search(line):
+            yield Finding(f"{file.shown}:{n}", "wall-clock", f"{found.group()}; count FLOPs or bytes with spec/cost.py")
+
+
+def threshold_without_measurement(file: SpecFile):
+    """A behaviour is judged by a threshold whose right and wrong measured values are not written down."""
+    if file.kind != "behaviours":
+        return
+    for test in file.tests:
+        doc = ast.get_docstring(test) or ""
+        measured = re.search(r"[Mm]easured\b(.|\n)*\d(.|\n)*\d", doc)
+        if not measured:
+            yield Finding(file.at(test), "threshold-without-measurement", f"{test.name}: `Measured: … right, … wrong`")
+
+
+PER_FILE = (
+    compares_with_itself,
+    oracle_from_the_subject,
+    constant_inputs,
+    wide_tolerance,
+    raw_comparison,
+    says_nothing,
+    wall_clock,
+    threshold_without_measurement,
+)
+
+# ------------------------------------------------------------------------------------- rules of the repository
+
+
+def recipe_imports_the_subject(root: Path, files):
+    """The generator of a golden value, or the library of specs, imports the implementation."""
+    for path in [*(root / "spec" / "golden" / "recipes").rglob("*.py"), *(root / "spec").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if any(n.split(".")[0] == "impl" for n in names):
+                where = f"{path.relative_to(root).as_posix()}:{node.lineno}"
+                yield Finding(where, "oracle-from-the-subject", "imports impl")
+
+
+def identical_golden_arrays(root: Path, files):
+    """Two expected arrays of an item are equal under different names: one of them checks nothing of its own."""
+    for path in sorted((root / "spec" / "golden").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as data:
+            arrays = [(n, data[n]) for n in data.files]
+        for n, (name, a) in enumerate(arrays):
+            for other, b in arrays[:n]:
+                if (
+                    a.size > 1
+                    and a.dtype == b.dtype
+                    and a.shape == b.shape
+                    and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+                ):
+                    where = path.relative_to(root).as_posix()
+                    yield Finding(where, "identical-golden-arrays", f"{other} and {name} hold the same numbers")
+
+
+def unused_golden_file(root: Path, files):
+    """A frozen file that no spec loads."""
+    text = "\n".join(f.text for f in files)
+    for path in sorted((root / "spec" / "golden").glob("*.npz")):
+        if not re.search(rf"""load\(\s*["']{re.escape(path.stem)}["']\s*\)""", text):
+            where = path.relative_to(root).as_posix()
+            yield Finding(where, "unused-golden-file", f'no spec says load("{path.stem}")')
+
+
+def incomplete_item(root: Path, files):
+    """An item that is specified in part: a kind of spec is missing, or too few bugs test its specs."""
+    bugs = [b["item"] for b in all_bugs(root)]
+    mentioned = {
+        kind: set().union(*(results.mentioned_items(f.path) or () for f in files if f.kind == kind)) for kind in KINDS
+    }
+    for item in load(root / ROADMAP).items:
+        kinds = [kind for kind in KINDS if item in mentioned[kind]]
+        if kinds and len(kinds) < len(KINDS):
+            missing = ", ".join(f"spec/{k}" for k in KINDS if k not in kinds)
+            yield Finding(f"item {item}", "incomplete-item", f"no spec of its own under {missing}")
+        if kinds and bugs.count(item) < FEWEST_BUGS:
+            yield Finding(
+                f"item {item}", "too-few-bugs", f"{bugs.count(item)} in spec/bugs, expected at least {FEWEST_BUGS}"
+            )
+
+
+PER_REPOSITORY = (recipe_imports_the_subject, identical_golden_arrays, unused_golden_file, incomplete_item)
+
+
+def _is_comparison(call: ast.Call) -> bool:
+    return bool(
+        re.search(
+            r"(^|\.)assert_(close|all_close|same)$|^laws\.(gradients_match|invariant|equivariant)$",
+            ast.unparse(call.func),
+        )
+    )
+
+
+def _number(node) -> float | None:
+    try:
+        value = ast.literal_eval(node) if node is not None else None
+    except ValueError:
+        return None
+    return float(value) if isinstance(value, (int, float)) else None
