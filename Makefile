@@ -5,14 +5,14 @@ RUN := .venv/bin/python
 
 # Set up, run every spec, show the roadmap.
 roadmap: setup
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest
 
 # What must be green before anything lands.
 test: setup lint
 	@echo "== machinery's own tests"
 	@$(RUN) -m pytest -q tools/tests
 	@echo "== specs"
-	@$(RUN) -m pytest -q --hypothesis-profile=ci
+	@$(RUN) -m pytest --hypothesis-profile=ci
 	@echo "== checklist"
 	@$(RUN) -m tools checklist
 	@echo "== golden values"
@@ -26,7 +26,7 @@ lint: setup
 
 # Run every spec and write CHECKLIST.md and README's counts from what they said.
 checklist: setup
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest
 	@$(RUN) -m tools checklist --update
 
 # Which bugs do the specs catch, and is every guard of the machinery tested?

@@ -36,6 +36,9 @@ def main(argv=None) -> int:
     golden.add_argument("--update", action="store_true", help="write the frozen arrays and their provenance")
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
+    strength.add_argument("--mutants", metavar="ITEM", help="hunt automatic mutants of this item instead")
+    strength.add_argument("--sample", type=int, default=60, metavar="N", help="at most so many mutants; default: 60")
+    strength.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
     strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
     add("lint", "do specs hide behind a vacuous oracle, a wide tolerance, a clock?")
     add("guards", "is every guard against false green missed when it is taken out?")
@@ -75,6 +78,10 @@ def _run(arguments) -> int:
             from tools.golden import main as run
 
             return run(arguments.update, arguments.installed, arguments.item)
+        case "strength" if arguments.mutants:
+            from tools.mutants import main as run
+
+            return run(arguments.mutants, arguments.sample, arguments.seed)
         case "strength":
             from tools.strength import main as run
 

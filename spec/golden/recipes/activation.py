@@ -289,7 +289,10 @@ def mish(recipe: Recipe) -> None:
 
 
 def hard(recipe: Recipe, module, function, f) -> None:
-    """Value and slope of torch's module beside jax's and mpmath's, at its kinks by torch alone; moments of f."""
+    """Value and slope of torch's module beside jax's and mpmath's, at its kinks by torch alone; moments of f.
+
+    torch's slope of Hardsigmoid is 1/6 rounded to float32 even in float64; mpmath's comes first.
+    """
     import jax
     import jax.numpy as jnp
     import mpmath
@@ -302,16 +305,16 @@ def hard(recipe: Recipe, module, function, f) -> None:
     with jax.enable_x64(True):
         recipe.expect("y", y, second=np.asarray(function(jnp.asarray(GRID))))
     smooth = recipe.given("smooth", np.abs(GRID) != 3)
-    second = [float(mpmath.diff(f, mpmath.mpf(t))) for t in GRID[smooth].tolist()]
-    recipe.expect("slope", slope[torch.from_numpy(smooth)], second=second)
+    exact = [float(mpmath.diff(f, mpmath.mpf(t))) for t in GRID[smooth].tolist()]
+    recipe.expect("slope", exact, second=slope[torch.from_numpy(smooth)])
     recipe.expect("slope_at_minus_3_and_3", slope[torch.from_numpy(~smooth)])
     moments(recipe, f, (-3, 3))
 
 
 @recipe(
     "hard-sigmoid",
-    oracle="torch.nn.Hardsigmoid in float64; moments and distance by mpmath",
-    second="jax.nn.hard_sigmoid in float64; mpmath, 30 digits; scipy quadrature",
+    oracle="torch.nn.Hardsigmoid in float64; slope, moments and distance by mpmath",
+    second="jax.nn.hard_sigmoid in float64; torch for the slope; scipy quadrature",
     needs=("torch", "jax", "mpmath", "scipy"),
 )
 def hard_sigmoid(recipe: Recipe) -> None:
@@ -328,8 +331,8 @@ def hard_sigmoid(recipe: Recipe) -> None:
 
 @recipe(
     "hard-swish",
-    oracle="torch.nn.Hardswish in float64; moments by mpmath",
-    second="jax.nn.hard_swish in float64; mpmath, 30 digits; scipy search and quadrature",
+    oracle="torch.nn.Hardswish in float64; slope and moments by mpmath",
+    second="jax.nn.hard_swish in float64; torch for the slope; scipy search and quadrature",
     needs=("torch", "jax", "mpmath", "scipy"),
 )
 def hard_swish(recipe: Recipe) -> None:

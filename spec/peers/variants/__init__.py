@@ -1,0 +1,1 @@
+"""Right twins: other ways of writing the same things."""

@@ -1,0 +1,1 @@
+"""Layers written another way."""

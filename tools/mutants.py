@@ -1,0 +1,167 @@
+"""Automatic mutants: cosmic-ray's operators on the code of an item, a sample of them hunted by the item's specs."""
+
+import ast
+import difflib
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.roadmap import ROADMAP, load
+from tools.strength import Target, hunt
+from tools.subject import PACKAGE
+
+HINT = "pip install -c constraints.txt -e '.[mutants]'"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change at one place.
+
+    Attributes:
+        file: relative to the reference's folder.
+        line: 1-based.
+        operator: cosmic-ray's name of the change.
+        text: the whole mutated file.
+    """
+
+    file: Path
+    line: int
+    operator: str
+    text: str
+
+
+def main(item_id: str, sample: int, seed: int, root: Path | None = None) -> int:
+    """`python -m tools strength --mutants ITEM`: 0 at least nine of ten are killed, 1 fewer; survivors as diffs.
+
+    Args:
+        sample: at most so many, drawn by `seed`; all where there are fewer.
+    """
+    try:
+        import cosmic_ray  # noqa: F401
+    except ImportError:
+        print(f"mutants need cosmic-ray: {HINT}")
+        return 2
+    root = root or Path.cwd()
+    item = load(root / ROADMAP).find(item_id)
+    reference = root / PACKAGE
+    mutants = all_mutants(reference, Path(item.path).relative_to(PACKAGE), set(item.names))
+    random.Random(seed).shuffle(mutants)
+    chosen = mutants[:sample]
+    print(f"{item_id}: {len(chosen)} of {len(mutants)} mutants")
+    with tempfile.TemporaryDirectory(prefix="blueprint-mutants-") as folder:
+        targets, named = [], {}
+        for n, mutant in enumerate(chosen):
+            copy = Path(folder) / f"subject{n}"
+            shutil.copytree(reference, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            (copy / mutant.file).write_text(mutant.text, encoding="utf-8")
+            name = f"{mutant.file}:{mutant.line} {mutant.operator} #{n}"
+            named[name] = mutant
+            targets.append(Target(name, item_id, (f"--impl={copy}",)))
+        survivors = []
+        for n, (name, failed) in enumerate(hunt(targets), 1):
+            if not failed:
+                survivors.append(named[name])
+                print(f"[{n}/{len(targets)}] SURVIVES {name}", flush=True)
+            elif n % 20 == 0:
+                print(f"[{n}/{len(targets)}] {len(survivors)} survive so far", flush=True)
+    for mutant in survivors:
+        print(_difference((reference / mutant.file).read_text(encoding="utf-8"), mutant))
+    killed = len(chosen) - len(survivors)
+    print(f"{item_id}: {killed} of {len(chosen)} mutants killed ({killed / max(len(chosen), 1):.0%}), seed {seed}")
+    return int(killed < 0.9 * len(chosen))
+
+
+def all_mutants(reference: Path, file: Path, names: set[str]) -> list[Mutant]:
+    """Every mutant of the code that the public names rest on, private parts of neighbouring modules included."""
+    found = []
+    for path, lines in _reached(reference, file, names).items():
+        text = (reference / path).read_text(encoding="utf-8")
+        found += [m for m in _mutants_of(path, text) if m.line in lines]
+    return found
+
+
+def _mutants_of(path: Path, text: str):
+    from cosmic_ray.ast import Visitor, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    class Places(Visitor):
+        def __init__(self, operator):
+            self.operator, self.lines = operator, []
+
+        def visit(self, node):
+            self.lines += [start[0] for start, _ in self.operator.mutation_positions(node)]
+            return node
+
+    skipped = ("VariableReplacer", "VariableInserter", "ExceptionReplacer")  # need parameters, or change no value
+    for name in operator_names():
+        if name.endswith(skipped):
+            continue
+        operator = get_operator(name)()
+        places = Places(operator)
+        places.walk(get_ast(text))
+        for occurrence, line in enumerate(places.lines):
+            mutated = mutate_code(text, operator, occurrence)
+            if mutated is not None and _is_another_program(text, mutated):
+                yield Mutant(path, line, name.rpartition("/")[2], mutated)
+
+
+def _is_another_program(text: str, mutated: str) -> bool:
+    """Does the mutant parse, and differ in more than annotations, which change no value?"""
+    try:
+        return _bare(mutated) != _bare(text)
+    except SyntaxError:
+        return False
+
+
+def _bare(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def _reached(reference: Path, file: Path, names: set[str]) -> dict[Path, set[int]]:
+    """File → lines of the definitions that the names use, directly or not, in private modules beside it as well."""
+    lines: dict[Path, set[int]] = {}
+    waiting, seen = [(file, name) for name in names], set()
+    while waiting:
+        path, name = waiting.pop()
+        if (path, name) in seen or not (reference / path).is_file():
+            continue
+        seen.add((path, name))
+        tree = ast.parse((reference / path).read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                if (node.module or "").startswith("_") and name in {a.asname or a.name for a in node.names}:
+                    original = next(a.name for a in node.names if (a.asname or a.name) == name)
+                    waiting.append((path.with_name(f"{node.module}.py"), original))
+            elif name in _defines(node):
+                lines.setdefault(path, set()).update(range(node.lineno, node.end_lineno + 1))
+                waiting += [(path, n.id) for n in ast.walk(node) if isinstance(n, ast.Name) and n.id != name]
+    return lines
+
+
+def _defines(node) -> set[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+
+
+def _difference(text: str, mutant: Mutant) -> str:
+    head = f"{mutant.file}:{mutant.line} {mutant.operator}"
+    return (
+        head
+        + "\n"
+        + "\n".join(
+            line
+            for line in difflib.unified_diff(text.splitlines(), mutant.text.splitlines(), lineterm="", n=0)
+            if not line.startswith(("---", "+++", "@@"))
+        )
+    )
