@@ -79,6 +79,7 @@ class AdamW(Optimizer):
                 self._update(parameters, [p.grad for p in parameters], group)
         return loss
 
+    @torch.compiler.disable  # the scalars below change at every step; traced, each step would be compiled anew
     def _update(self, parameters, gradients, group):
         """The equations above for a list of parameters: one horizontally fused call each, in place."""
         lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
@@ -91,9 +92,8 @@ class AdamW(Optimizer):
         second = [s["exp_avg_sq"] for s in states]  # v
         for s in states:
             s["step"] += 1
-        steps = [
-            float(s["step"]) for s in states
-        ]  # a parameter may have joined, or been left out, since the first step
+        # A parameter's own count: it may have joined late, or been without a gradient now and then.
+        steps = [float(s["step"]) for s in states]
         corrections1 = [1 - beta1**t for t in steps]
         corrections2 = [math.sqrt(1 - beta2**t) for t in steps]
 

@@ -44,9 +44,9 @@ class LinearDecoder(nn.Module):
 def test_linear_model_finds_the_principal_components():
     """Trained by its own bound the linear VAE reaches the maximum likelihood of probabilistic PCA: no spurious optimum.
 
-    All 1797 digits, 4 latent dimensions, 100 iterations of L-BFGS from a random start.  The expectation over z is exact:
-    one ε a digit, orthogonal to the data and of covariance I over the data set, gives the mean of a quadratic the
-    value of its expectation.  Pixels in [0, 1]; log 16 a pixel brings the bound to grey values.
+    All 1797 digits, 4 latent dimensions, 100 iterations of L-BFGS from a random start.  The expectation over z is
+    exact: one ε a digit, orthogonal to the data and of covariance I over the data set, gives the mean of a quadratic
+    the value of its expectation.  Pixels in [0, 1]; log 16 a pixel brings the bound to grey values.
 
     Measured on 4 seeds: 0.001 to 0.005 nats below the maximum, cosine of the largest principal angle above 0.99999, s²
     within 0.3 %.  With D_KL reversed 5.3 below, with D_KL averaged over latent dimensions 4.8 above; by draws of z with
@@ -181,7 +181,7 @@ def test_reparameterised_gradient_has_the_lower_variance():
     """For d/dμ E[z²], z ~ N(μ, 1) at μ = 0 the gradient through the draw has variance 4, the score function's 15.
 
     Through the draw it is 2z; the score function gives z² · z, and E[ε⁶] = 15.  100 000 draws, standard errors 0.02 and
-    0.3; limits 5 of them.
+    0.3; limits 5 of them.  Measured on 4 seeds: 3.93 to 4.03 and 14.1 to 15.7; 0 and 0 with one ε for the batch.
 
     Source: Kingma & Welling 2013, §2.2: the score-function estimator "exhibits very high variance".
     """
@@ -200,11 +200,12 @@ def test_reparameterised_gradient_has_the_lower_variance():
 def test_many_draws_tell_more_about_the_evidence():
     """Of a trained model the bound by 50 weighted draws lies above the bound of eq. 3: the posterior is no Gaussian.
 
-    Measured on 3 seeds: 0.16 to 0.20 nats above; with one draw copied 50 times 0.00, with σ = exp(log σ²) −0.98.
+    Measured on 4 seeds: 0.17 to 0.20 nats above; with one draw copied 50 times −0.06 to 0.06.
 
     Source: Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519, table 1.
     """
     vae, x = train_on_digits(), digits()[2]
     with torch.no_grad():
-        gain = (vae.importance_bound(x, 50) - vae.elbo(x, samples=50)).item()
-    assert 0.08 < gain < 0.4, f"expected a bound 0.08 to 0.4 nats tighter, found {gain:.3f}"
+        gains = [vae.importance_bound(x, 50) - vae.elbo(x, samples=50) for _ in range(8)]
+    gain = torch.stack(gains).mean().item()
+    assert 0.12 < gain < 0.4, f"expected a bound 0.12 to 0.4 nats tighter, found {gain:.3f}"

@@ -404,6 +404,18 @@ def test_batch_norm_trades_weights_with_torch(kind, theirs, shape, train):
         laws.assert_close(ours.get_buffer(name), buffer, what=name)
 
 
+@pytest.mark.house_rule
+@pytest.mark.item("batch-norm")
+def test_the_plain_average_works_on_meta_and_compiles():
+    """With momentum=None the count of batches stays a tensor: it has shapes on "meta" and compiles as one graph.
+
+    Convention: this project's; torch reads the count as a Python number, which neither allows.
+    """
+    inputs = (uneven(3, 2, 5, 4, dtype=torch.float32),)
+    laws.works_on_meta(lambda: BatchNorm2d(2, momentum=None), inputs)
+    laws.compiles(lambda: BatchNorm2d(2, momentum=None), inputs)
+
+
 # ---------------------------------------------------------------------------------------------- layer norm
 
 
@@ -729,6 +741,25 @@ def test_instance_norm_trades_weights_with_torch(kind, theirs, shape):
             trade_weights(ours.train(train), other.train(train), uneven(*shape))
 
 
+@pytest.mark.house_rule
+@pytest.mark.item("instance-norm")
+@pytest.mark.parametrize("tracked", [False, True])
+def test_an_empty_batch_of_images_has_no_statistics(tracked):
+    """Where the images' own statistics are asked for, no images raise ValueError, and no running statistic is spoiled.
+
+    Convention: this project's; torch raises IndexError, or returns no images.
+    """
+    module = InstanceNorm2d(3, affine=True, track_running_stats=tracked)
+    empty = torch.zeros(0, 3, 4, 5)
+    laws.rejects(lambda: module(empty), mentions=("(0, 3, 4, 5)",))
+    for name, buffer in module.named_buffers():
+        assert buffer.isfinite().all(), f"expected a finite {name} after an empty batch, found {buffer}"
+    if tracked:
+        assert module.eval()(empty).shape == empty.shape, "expected no images out of evaluation for none in"
+    else:
+        laws.rejects(lambda: module.eval()(empty))
+
+
 # ---------------------------------------------------------------------------------------------- group norm
 
 
@@ -843,7 +874,8 @@ def test_groups_divide_the_channels():
 
     Source: Wu & He 2018, eq. 7: C/G channels per group.  Convention: ValueError, and eps = 1e-5, as in torch.
     """
-    laws.rejects(lambda: GroupNorm(4, 6))
+    with pytest.raises(ValueError):
+        GroupNorm(4, 6)
     x = uneven(2, 6, 5, dtype=torch.float32)
     expected = grouped(x, 3, 1e-5)
     laws.assert_close(GroupNorm(3, 6)(x), expected)

@@ -1,8 +1,10 @@
 """A variational auto-encoder in which every distribution is one of torch.distributions."""
 
+import math
+
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 
 def gaussian_kl(mu, logvar, reduction="none", prior=None):
@@ -35,9 +37,7 @@ class VAE(nn.Module):
 
     @staticmethod
     def reparameterize(mu, logvar, generator=None):
-        # `rsample` knows no generator: standard normal numbers through its inverse distribution function would need
-        # 53 bits, so the same numbers that it would draw are drawn here.
-        q = normal(mu, logvar)
+        q = normal(mu, logvar)  # its `rsample` takes no generator
         noise = torch.empty_like(mu, memory_format=torch.contiguous_format).normal_(generator=generator)
         return q.loc + noise * q.scale
 
@@ -45,10 +45,8 @@ class VAE(nn.Module):
         """p(x|z), the decoder called on one draw of z."""
         output = self.decoder(z)
         if self.likelihood == "bernoulli":
-            p = Bernoulli(logits=output, validate_args=False)
-        else:
-            p = normal(*output.chunk(2, dim=1))
-        return Independent(p, output.dim() - 1, validate_args=False)
+            return Bernoulli(logits=output, validate_args=False)
+        return normal(*output.chunk(2, dim=1))
 
     def decode(self, z):
         return self.likelihood_of(z).mean
@@ -59,7 +57,7 @@ class VAE(nn.Module):
 
     def log_likelihood(self, x, z):
         if z.dim() == 2:
-            return self.likelihood_of(z).log_prob(x)
+            return self.likelihood_of(z).log_prob(x).flatten(1).sum(1)
         return torch.stack([self.log_likelihood(x, draw) for draw in z])
 
     def elbo(self, x, beta=1.0, samples=1, reduction="mean", generator=None):
@@ -71,8 +69,9 @@ class VAE(nn.Module):
     def importance_bound(self, x, samples, reduction="mean", generator=None):
         mu, logvar = self.encode(x)
         z = self.reparameterize(mu.repeat(samples, 1, 1), logvar.repeat(samples, 1, 1), generator)
-        log_weight = self.log_likelihood(x, z) + (normal(0 * mu, 0 * mu).log_prob(z) - normal(mu, logvar).log_prob(z)).sum(2)
-        weight = torch.softmax(log_weight, 0)  # log-mean-exp by another route: log k̄ = Σ w log(w_i) + entropy
-        bound = (weight * log_weight).sum(0) - (weight * torch.log_softmax(log_weight, 0)).sum(0)
-        bound = bound - torch.tensor(float(samples)).log()
+        log_ratio = normal(0 * mu, 0 * mu).log_prob(z) - normal(mu, logvar).log_prob(z)
+        log_weight = self.log_likelihood(x, z) + log_ratio.sum(2)
+        # log Σ w by another route: the mean of log w under the normalised weights, and their entropy.
+        share = torch.softmax(log_weight, 0)
+        bound = (share * (log_weight - torch.log_softmax(log_weight, 0))).sum(0) - math.log(samples)
         return bound.mean() if reduction == "mean" else bound

@@ -1,14 +1,16 @@
-"""Normalizations by torch.var_mean and autograd alone, scale and shift folded into one multiplication and one addition."""
+"""Normalizations in plain operators and by autograd alone, with 1/√(σ² + ε) and γ folded into one factor."""
 
 import torch
 from torch import nn
 
 
 def _normalize(x, dims, weight, bias, eps):
-    """x·a + b with a = γ/√(σ² + ε), b = β − μ a; x is centred first, or a large mean would leave nothing of the digits."""
+    """(x − μ)·a + β with a = γ/√(σ² + ε), statistics in float32 or wider."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    variance, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
-    y = _affine(wide - mean, 1 / torch.sqrt(variance + eps), weight, bias)
+    mean = wide.mean(dims, keepdim=True)
+    centred = wide - mean
+    variance = (centred * centred).mean(dims, keepdim=True)
+    y = _affine(centred, 1 / torch.sqrt(variance + eps), weight, bias)
     return y.to(x.dtype), mean, variance
 
 
