@@ -93,8 +93,8 @@ def violations(file: Path) -> list[str]:
             if dotted:
                 found += _verdict(node.lineno, dotted)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "eval", "exec", "getattr"):
-            if any(aliases.get(n.id, "").startswith("torch") for n in ast.walk(node) if isinstance(n, ast.Name)):
-                found.append((node.lineno, f"{ast.unparse(node)} hides what it calls"))
+            names = [aliases.get(n.id, "") for n in ast.walk(node) if isinstance(n, ast.Name)]
+            found += [(node.lineno, f"{ast.unparse(node)} hides what it calls") for n in names if n.startswith("torch")]
     return [f"{file.name}:{line}: {what}" for line, what in sorted(set(found))]
 
 

@@ -57,9 +57,10 @@ class _ChannelNorm(nn.Module):
             if self.running_mean is not None:
                 self._track(mean, variance * (n / (n - 1)))
         else:
-            output = (x - self.running_mean[:, None]) * inverse_deviation(self.running_var, self.eps)[:, None]
-            if self.weight is not None:
-                output = output * self.weight[:, None] + self.bias[:, None]
+            scale = inverse_deviation(self.running_var, self.eps)
+            scale = scale if self.weight is None else scale * self.weight
+            output = (x - self.running_mean[:, None]) * scale[:, None]
+            output = output if self.bias is None else output + self.bias[:, None]
         return output.reshape(input.shape)
 
     @torch.no_grad()

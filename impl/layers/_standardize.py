@@ -61,21 +61,21 @@ class _Standardize(torch.autograd.Function):
         over, count = ctx.over, _count(input, ctx.over)
         gain = 1 if weight is None else weight
         r = inverse_deviation(variance, ctx.eps)
-        normalized = (input - mean).mul_(r)  # x̂
+        centred = input - mean
 
         # γ's gradient and the mean over S both add up ∂y·x̂: first along the dimensions that they share.
         shared = over if weight is None else [d for d, size in enumerate(weight.shape) if size == 1]
-        moment = _sum(d_output * normalized, [d for d in over if d in shared])
+        moment = _sum(d_output * centred, [d for d in over if d in shared]).mul_(r)
         d_weight = None if weight is None else _sum(moment, shared)
         d_bias = _sum(d_output, shared) if ctx.has_bias else None
         moment = _sum(moment.mul_(gain), over) / count  # mean of g·x̂
         gradient = d_output * gain  # g
         level = _sum(gradient, over) / count  # mean of g
 
-        # ∂μ/∂x = 1/m and ∂σ²/∂x = 2 (x − μ)/m join the two means.
-        level = level - d_mean / (count * r)
-        moment = moment - 2 * d_variance / (count * r.square())
-        d_input = gradient.sub_(level).addcmul_(normalized, moment, value=-1).mul_(r)
+        # ∂μ/∂x = 1/m and ∂σ²/∂x = 2 (x − μ)/m join in where μ and σ² are used further.
+        level = r * level - d_mean / count
+        moment = r.square() * moment - 2 * d_variance / count
+        d_input = gradient.mul_(r).sub_(level).addcmul_(centred, moment, value=-1)
         return d_input, d_weight, d_bias, None, None
 
 

@@ -156,10 +156,11 @@ def test_gelu_autoencoder_reconstructs_better_than_relu():
 
     Source: Hendrycks & Gimpel 2016, §3.3: the MNIST autoencoder, where GELU beats ReLU.  (ELU does better still on
         these small images, unlike in the paper: no claim.)
-    Measured: GELU/ReLU after 600 steps, seeds 0-2: 0.83, 0.74, 0.75; ReLU itself 1, SiLU 0.89-1.03.
+    Measured: GELU/ReLU after 400 steps, seeds 0-3: 0.87, 0.79, 0.77, 0.86; 0.95-1.11 for SiLU, and for GELU
+        whose gate gets no gradient.
     """
-    ratio = reconstruction_error(GELU, 600, seed=1) / reconstruction_error(nn.ReLU, 600, seed=1)
-    assert ratio < 0.9
+    ratio = reconstruction_error(GELU, 400, seed=1) / reconstruction_error(nn.ReLU, 400, seed=1)
+    assert ratio < 0.93
 
 
 @pytest.mark.item("silu")
@@ -190,27 +191,30 @@ def test_silu_trains_a_classifier():
         ReLU; 0.20-0.30 for σ(x) without x; 0.86-0.88 for x/2.
     """
     scores = {
-        name: sum(accuracy(classifier(activation, [64, 96, 96, 96, 10], 150, seed)) for seed in range(2)) / 2
+        name: accuracy(classifier(activation, [64, 96, 96, 96, 10], 150, seed=0))
         for name, activation in (("silu", SiLU), ("relu", nn.ReLU))
     }
-    assert scores["silu"] > 0.89
+    assert scores["silu"] > 0.885
     assert scores["silu"] > scores["relu"] - 0.03
 
 
 @pytest.mark.item("mish")
 def test_mish_trains_deeper_networks_than_silu():
-    """At a depth of 26 layers without normalization Mish reaches a higher accuracy than SiLU in the same steps.
+    """At a depth of 26 layers without normalization Mish has a far lower loss than SiLU after the same steps.
 
     Source: Misra 2019, §4.1, figure 3a: accuracy with growing depth on MNIST, where Swish and ReLU fall first.
-    Measured: test accuracy after 300 steps, seeds 0-4: 0.86, 0.86, 0.83, 0.84, 0.85 for Mish; 0.58, 0.74, 0.79, 0.71,
-        0.70 for SiLU. Mean of seeds 0 and 1: 0.86 against 0.66.
+    Measured: training loss after 200 steps, seeds 0-5: 0.60, 0.75, 0.66, 0.51, 0.65, 0.43 for Mish; 1.26, 1.25, 1.20,
+        1.02, 0.99, 0.87 for SiLU; the ratio is 0.48-0.66.
     """
-    scores = {
-        name: sum(accuracy(classifier(activation, [64] + [32] * 25 + [10], 300, s, gain=2**0.5)) for s in (0, 1)) / 2
+    images, labels, _, _ = data.digits()
+    losses = {
+        name: nn.CrossEntropyLoss()(
+            classifier(activation, [64] + [24] * 25 + [10], 200, seed=0, gain=2**0.5)(images), labels
+        ).item()
         for name, activation in (("mish", Mish), ("silu", nn.SiLU))
     }
-    assert scores["mish"] > 0.75
-    assert scores["mish"] > scores["silu"] + 0.08
+    assert losses["mish"] < 0.9
+    assert losses["mish"] < 0.8 * losses["silu"]
 
 
 class Gated(nn.Module):

@@ -687,13 +687,13 @@ def test_swish_learns_one_beta(shape):
     Source: Ramachandran, Zoph & Le 2017, §3: β is a constant or a trainable parameter.
     """
     module = Swish(0.75, trainable=True).double()
+    assert [(name, p.numel()) for name, p in module.named_parameters()] == [("beta", 1)]
     generator = torch.Generator().manual_seed(16)
     x, cotangent = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     (beta,) = module.parameters()
     (found,) = torch.autograd.grad(module(x), beta, cotangent)
     gate = torch.sigmoid(0.75 * x)
     laws.assert_close(found.sum(), (cotangent * x * x * gate * (1 - gate)).sum())
-    assert [(name, p.numel()) for name, p in module.named_parameters()] == [("beta", 1)]
     assert not list(Swish(0.75).parameters())
 
 

@@ -1,0 +1,1 @@
+"""Our public names over diffusers."""
