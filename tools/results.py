@@ -164,7 +164,7 @@ def evidence(error: BaseException) -> str:
     text = str(error).strip().splitlines() or [""]
     lines = [f"{type(error).__name__}: {text[0]}", *[t for t in text[1:] if t.strip()][:7]]
     for note in notes:
-        example = [n.rstrip() for n in note.splitlines() if n.strip() and "# or any other" not in n]
+        example = [n.rstrip() for n in note.splitlines() if n.strip(" )") and "# or any other" not in n]
         lines += ["smallest counterexample:", *example[1:15]]
     return "\n".join(lines)
 

@@ -59,7 +59,7 @@ class _Standardize(torch.autograd.Function):
     def backward(ctx, d_output, d_mean, d_variance):
         input, weight, mean, variance = ctx.saved_tensors
         over, count = ctx.over, _count(input, ctx.over)
-        gain = 1 if weight is None else weight
+        d_output, gain = d_output.to(mean.dtype), 1 if weight is None else weight
         r = inverse_deviation(variance, ctx.eps)
         centred = input - mean
 

@@ -18,7 +18,7 @@ from spec.golden import load
 EPS = 0.1
 
 
-def _check(golden, tag, module, affine=True):
+def check_derivatives(golden, tag, module, affine=True):
     """Output, gradient to the input and to γ and β, and a product with the second derivative, as frozen."""
     module = module.double()
     if affine:
@@ -48,7 +48,7 @@ def test_batch_norm_agrees_in_training(tag, kind):
     Convention: eps inside the root, biased variance.
     """
     golden = load("batch-norm")
-    _check(golden, tag, kind(golden[f"x_{tag}"].shape[1], eps=EPS))
+    check_derivatives(golden, tag, kind(golden[f"x_{tag}"].shape[1], eps=EPS))
 
 
 @pytest.mark.item("batch-norm")
@@ -81,7 +81,7 @@ def test_layer_norm_agrees(tag, trailing):
     Convention: eps inside the root, biased variance, a γ and a β for each feature.
     """
     golden = load("layer-norm")
-    _check(golden, tag, LayerNorm(tuple(golden[f"x_{tag}"].shape[-trailing:]), eps=EPS))
+    check_derivatives(golden, tag, LayerNorm(tuple(golden[f"x_{tag}"].shape[-trailing:]), eps=EPS))
 
 
 @pytest.mark.item("layer-norm")
@@ -106,7 +106,7 @@ def test_instance_norm_agrees(tag, kind):
     Convention: eps inside the root, biased variance.
     """
     golden = load("instance-norm")
-    _check(golden, tag, kind(golden[f"x_{tag}"].shape[1], eps=EPS, affine=True))
+    check_derivatives(golden, tag, kind(golden[f"x_{tag}"].shape[1], eps=EPS, affine=True))
 
 
 @pytest.mark.item("instance-norm")
@@ -115,7 +115,7 @@ def test_instance_norm_without_parameters_agrees():
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, the equation of §2.  Convention: affine=False by default, as in torch.
     """
-    _check(load("instance-norm"), "plain", InstanceNorm2d(2, eps=EPS), affine=False)
+    check_derivatives(load("instance-norm"), "plain", InstanceNorm2d(2, eps=EPS), affine=False)
 
 
 @pytest.mark.item("instance-norm")
@@ -145,7 +145,7 @@ def test_group_norm_agrees_for_every_number_of_groups(groups):
     Source: Wu & He 2018, eq. 2, 3 and 7; torch.nn.GroupNorm, flax.linen.GroupNorm.
     Convention: eps inside the root, biased variance, groups of neighbouring channels, a γ and a β per channel.
     """
-    _check(load("group-norm"), f"g{groups}", GroupNorm(groups, 12, eps=EPS))
+    check_derivatives(load("group-norm"), f"g{groups}", GroupNorm(groups, 12, eps=EPS))
 
 
 @pytest.mark.item("group-norm")
@@ -156,4 +156,4 @@ def test_group_norm_agrees_in_other_dimensions(tag, groups):
     Source: Wu & He 2018, eq. 7, whose S_i takes in every position; torch.nn.GroupNorm, flax.linen.GroupNorm.
     """
     golden = load("group-norm")
-    _check(golden, tag, GroupNorm(groups, golden[f"x_{tag}"].shape[1], eps=EPS))
+    check_derivatives(golden, tag, GroupNorm(groups, golden[f"x_{tag}"].shape[1], eps=EPS))

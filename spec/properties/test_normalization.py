@@ -62,7 +62,7 @@ def keys(module):
     return {name: tuple(t.shape) for name, t in module.state_dict().items()}
 
 
-def trade_weights(ours, theirs, *inputs):
+def check_weights_trade(ours, theirs, *inputs):
     """Weights go to the other library and come back; both ways outputs and gradients stay the same."""
     for source, target in ((ours, theirs), (theirs, ours)):
         laws.randomise(source, seed=len(keys(source)))
@@ -399,7 +399,7 @@ def test_batch_norm_trades_weights_with_torch(kind, theirs, shape, train):
     """
     ours, theirs = kind(3, eps=0.2, momentum=0.4).double(), theirs(3, eps=0.2, momentum=0.4).double()
     ours(uneven(*shape, seed=5))
-    trade_weights(ours.train(train), theirs.train(train), uneven(*shape))
+    check_weights_trade(ours.train(train), theirs.train(train), uneven(*shape))
     for name, buffer in theirs.named_buffers():
         laws.assert_close(ours.get_buffer(name), buffer, what=name)
 
@@ -588,7 +588,7 @@ def test_layer_norm_trades_weights_with_torch(shape, bias):
     Convention: torch.nn.LayerNorm: weight and bias of shape normalized_shape.
     """
     ours, theirs = (kind(shape, eps=0.2, bias=bias).double() for kind in (LayerNorm, nn.LayerNorm))
-    trade_weights(ours, theirs, uneven(2, 3, 5, 4))
+    check_weights_trade(ours, theirs, uneven(2, 3, 5, 4))
 
 
 # ---------------------------------------------------------------------------------------------- instance norm
@@ -738,7 +738,7 @@ def test_instance_norm_trades_weights_with_torch(kind, theirs, shape):
     for arguments in ({}, {"track_running_stats": True, "momentum": 0.4}):
         ours, other = (k(3, eps=0.2, affine=True, **arguments).double() for k in (kind, theirs))
         for train in (True, False):
-            trade_weights(ours.train(train), other.train(train), uneven(*shape))
+            check_weights_trade(ours.train(train), other.train(train), uneven(*shape))
 
 
 @pytest.mark.house_rule
@@ -892,7 +892,7 @@ def test_group_norm_trades_weights_with_torch(groups, shape):
     Convention: torch.nn.GroupNorm: weight and bias of num_channels numbers.
     """
     ours, theirs = (kind(groups, 6, eps=0.2).double() for kind in (GroupNorm, nn.GroupNorm))
-    trade_weights(ours, theirs, uneven(*shape))
+    check_weights_trade(ours, theirs, uneven(*shape))
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic of all four

@@ -1,14 +1,18 @@
-"""A variational auto-encoder over the posterior of diffusers' AutoencoderKL and torch's own losses."""
+"""A variational auto-encoder over the Gaussians of diffusers' AutoencoderKL and torch's cross entropy."""
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, gaussian_nll_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def posterior(mu, logvar):
     """Each entry as an image of one channel and pixel: diffusers sums divergences and densities over the rest."""
     return DiagonalGaussianDistribution(torch.stack([mu.flatten(), logvar.flatten()], dim=1)[..., None, None])
+
+
+def log_density(x, mu, logvar):
+    return -posterior(mu, logvar).nll(x.reshape(-1, 1, 1, 1)).view(x.shape)
 
 
 def gaussian_kl(mu, logvar, reduction="none", prior=None):
@@ -52,11 +56,8 @@ class VAE(nn.Module):
             return torch.stack([self.log_likelihood(x, draw) for draw in z])
         output = self.decoder(z)
         if self.likelihood == "bernoulli":
-            loss = binary_cross_entropy_with_logits(output, x, reduction="none")
-        else:
-            mean, logvar = output.tensor_split(2, dim=1)
-            loss = gaussian_nll_loss(mean, x, logvar.exp(), full=True, eps=1e-30, reduction="none")
-        return -loss.flatten(1).sum(1)
+            return -binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)
+        return log_density(x, *output.tensor_split(2, dim=1)).flatten(1).sum(1)
 
     def elbo(self, x, beta=1.0, samples=1, reduction="mean", generator=None):
         mu, logvar = self.encode(x)
@@ -67,10 +68,8 @@ class VAE(nn.Module):
     def importance_bound(self, x, samples, reduction="mean", generator=None):
         mu, logvar = (t.repeat(samples, 1, 1) for t in self.encode(x))
         z = self.reparameterize(mu, logvar, generator)
-        log_p, log_q = (
-            -posterior(m, v).nll(z.reshape(-1, 1, 1, 1)).view(z.shape) for m, v in ((0 * mu, 0 * mu), (mu, logvar))
-        )
-        weight = self.log_likelihood(x, z) + (log_p - log_q).sum(2)
+        log_ratio = log_density(z, 0 * mu, 0 * mu) - log_density(z, mu, logvar)
+        weight = self.log_likelihood(x, z) + log_ratio.sum(2)
         top = weight.detach().amax(0)
         bound = top + (weight - top).exp().mean(0).log()
         return bound.mean() if reduction == "mean" else bound
