@@ -1,4 +1,4 @@
-"""Gated layers at work: at equal parameters they fit what a two-matrix layer cannot.  Shazeer 2020, arXiv:2002.05202."""
+"""Gated layers at work: at equal parameters they fit what two matrices cannot.  Shazeer 2020, arXiv:2002.05202."""
 
 import pytest
 import torch

@@ -1,0 +1,1 @@
+"""torch.optim under our public names."""

@@ -1,0 +1,5 @@
+"""AdamW of torch.optim."""
+
+from torch.optim import AdamW
+
+__all__ = ["AdamW"]

@@ -1,0 +1,1 @@
+"""transformers under our public names."""
