@@ -52,14 +52,17 @@ class _Meter(TorchDispatchMode):
         self.known = {t.untyped_storage()._cdata for t in inputs}
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        for t in tree_flatten((args, kwargs))[0]:
+            if isinstance(t, torch.Tensor):
+                self._count(t.untyped_storage(), new=False)  # a parameter, say: what no operator made was there before
         result = operator(*args, **(kwargs or {}))
         for t in tree_flatten(result)[0]:
             if isinstance(t, torch.Tensor):
-                self._count(t.untyped_storage())
+                self._count(t.untyped_storage(), new=True)
         return result
 
-    def _count(self, storage):
-        key, size = storage._cdata, storage.nbytes()
+    def _count(self, storage, new: bool):
+        key, size = storage._cdata, storage.nbytes() if new else 0
         if key in self.known:
             return
         self.known.add(key)

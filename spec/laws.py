@@ -4,6 +4,7 @@ A law takes a `function` (a module or any callable of tensors) and example input
 law does not hold. Helpers that only compute (`jacobian`, `random_like`, `floats`) return a value and assert nothing.
 """
 
+import contextlib
 import copy
 import io
 from collections.abc import Callable, Sequence
@@ -92,7 +93,7 @@ def random_like(tree, seed: int = 0):
     """The same structure with standard normal numbers in place of every floating tensor."""
     generator = torch.Generator().manual_seed(seed)
     return tree_map(
-        lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype) if isinstance(t, Tensor) else t, tree
+        lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype) if _differentiable(t) else t, tree
     )
 
 
@@ -115,13 +116,17 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.autograd.functional.jacobian(function, x)
 
 
-def gradients(function, inputs: Sequence, seed: int = 0):
-    """Outputs, and the gradients of ⟨outputs, random cotangent⟩ for every floating input and parameter."""
-    inputs = [t.detach().clone().requires_grad_() if _differentiable(t) else t for t in inputs]
+def gradients(function, inputs: Sequence, seed: int = 0, lay_out: Callable[[Tensor], Tensor] = torch.clone):
+    """Outputs, and the gradients of ⟨outputs, random cotangent⟩ for every floating input and parameter.
+
+    Args:
+        lay_out: copies an input or a cotangent into another memory layout.
+    """
+    inputs = tree_map(lambda t: lay_out(t.detach()).requires_grad_() if _differentiable(t) else t, list(inputs))
     outputs = function(*inputs)
     found = [t for t in tensors(outputs) if t.requires_grad]
-    wanted = [t for t in inputs if _differentiable(t)] + list(parameters_of(function).values())
-    cotangents = random_like(found, seed)
+    wanted = tensors(inputs) + list(parameters_of(function).values())
+    cotangents = [lay_out(t) for t in random_like(found, seed)]
     return outputs, torch.autograd.grad(found, wanted, cotangents, allow_unused=True, materialize_grads=True)
 
 
@@ -166,6 +171,8 @@ def gradient_correct(function, *inputs, second_order: bool = False):
             outputs = function(*arguments)
         return tuple(t for t in tensors(outputs) if t.requires_grad)
 
+    if not call(*leaves, *weights):
+        raise AssertionError("expected an output with a gradient, found none: it is cut from the graph")
     if not torch.autograd.gradcheck(call, (*leaves, *weights), eps=1e-6, atol=1e-6, rtol=1e-4):
         raise AssertionError("gradient differs from central differences")
     if second_order and not torch.autograd.gradgradcheck(call, (*leaves, *weights), eps=1e-6, atol=1e-5, rtol=1e-3):
@@ -234,6 +241,11 @@ def causal(function, x: Tensor, dim: int = 1):
 # spec/cases.
 
 
+def _map(change, inputs):
+    """The inputs with every tensor changed, those inside of lists and dictionaries too."""
+    return tree_map(lambda t: change(t) if isinstance(t, Tensor) else t, list(inputs))
+
+
 def _run(function, inputs):
     """Call with the global generator at a known state, so that a stochastic layer repeats itself."""
     torch.manual_seed(0)
@@ -289,22 +301,37 @@ def draws_nothing_in_eval(build, inputs):
 
 
 def inputs_not_mutated(build, inputs):
-    """The caller's tensors are unchanged, in training and in evaluation."""
+    """The caller's tensors are unchanged, in training and in evaluation; so are the gradients given to backward."""
     for train in (True, False):
-        given = [t.clone() if isinstance(t, Tensor) else t for t in inputs]
+        given = _map(torch.clone, inputs)
         _run(_in_mode(build(), train), given)
-        for n, (a, b) in enumerate(zip(given, inputs)):
+        for n, (a, b) in enumerate(zip(tree_flatten(given)[0], tree_flatten(inputs)[0])):
             if isinstance(b, Tensor):
                 assert_same(a, b, what=f"input {n} after the call")
+    cotangents = []
+
+    def handed(t):
+        cotangents.append((t, t.clone()))
+        return t
+
+    function = _in_mode(build(), train=True)
+    torch.manual_seed(0)
+    gradients(function, inputs, lay_out=lambda t: handed(t.clone()))
+    for n, (a, b) in enumerate(cotangents):
+        assert_same(a.detach(), b.detach(), what=f"input or gradient of an output {n} after the backward pass")
 
 
 def accepts_non_contiguous(build, inputs):
-    """Memory layout is no information: strided views give the outputs of their contiguous copies."""
-    spread = [_strided(t) if isinstance(t, Tensor) else t for t in inputs]
+    """Memory layout is no information: strided views give the outputs and gradients of their contiguous copies."""
+    spread = _map(_strided, inputs)
     for train in (True, False):
         function = _in_mode(build(), train)
         twin = copy.deepcopy(function)
         assert_all_close(_run(function, spread), _run(twin, inputs))
+        torch.manual_seed(0)
+        found = gradients(function, inputs, lay_out=_strided)
+        torch.manual_seed(0)
+        assert_all_close(found, gradients(twin, inputs))
 
 
 def _strided(t):
@@ -317,8 +344,9 @@ def _strided(t):
 def keeps_dtype(build, inputs):
     """float32 in, float32 out; float64 likewise; bfloat16 stays close to the float32 result."""
     outputs = {}
+    built = build()
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        function = build()
+        function = copy.deepcopy(built)
         function = _in_mode(function.to(dtype) if isinstance(function, nn.Module) else function, train=False)
         outputs[dtype] = tensors(_run(function, floats(list(inputs), dtype)))
         for t in outputs[dtype]:
@@ -339,24 +367,28 @@ def batch_independent(build, inputs, train: bool):
     if isinstance(function, nn.Module):
         randomise(function)
     alone = _run(function, inputs)
-    others = [_other_samples(t) if isinstance(t, Tensor) and t.dim() else t for t in inputs]
-    mixed = _run(function, others)
-    for n, (a, b) in enumerate(zip(tensors(mixed), tensors(alone), strict=True)):
-        assert_close(a[:1], b[:1], what=f"sample 0 of output {n} among other samples")
+    for kept in (0, -1):  # the first, which sees nobody before it, and the last, which sees nobody after it
+        mixed = _run(function, _map(lambda t, kept=kept: _other_samples(t, kept) if t.dim() else t, inputs))
+        for n, (a, b) in enumerate(zip(tensors(mixed), tensors(alone), strict=True)):
+            assert_close(a[kept], b[kept], what=f"sample {kept} of output {n} among other samples")
 
 
-def _other_samples(t):
-    if not t.is_floating_point():
-        return torch.cat([t[:1], t[1:].flip(0)])
-    return torch.cat([t[:1], 10 * t[1:] + 1])
+def _other_samples(t, kept: int):
+    if not len(t):
+        return t
+    # Integers may be indices of anything: what stands in one sample is valid in another.
+    others = 10 * t + 1 if t.is_floating_point() else t[[kept]].expand_as(t).clone()
+    others[kept] = t[kept]
+    return others
 
 
 def every_parameter_receives_gradient(build, inputs):
     """No parameter is decoration: each gets a finite gradient that is not all zero."""
     module = build().train()
     randomise(module)
-    outputs = tensors(_run(module, inputs))
-    torch.autograd.backward(outputs, random_like(outputs))
+    outputs = [t for t in tensors(_run(module, inputs)) if t.requires_grad]
+    if outputs:
+        torch.autograd.backward(outputs, random_like(outputs))
     for name, parameter in module.named_parameters():
         size = 0.0 if parameter.grad is None else parameter.grad.abs().max().item()
         if not 0 < size < float("inf"):
@@ -368,7 +400,7 @@ def works_on_meta(build, inputs):
     real = tensors(_run(_in_mode(build(), train=True), inputs))
     function = build()
     function = _in_mode(function.to("meta") if isinstance(function, nn.Module) else function, train=True)
-    outputs = tensors(function(*[t.to("meta") if isinstance(t, Tensor) else t for t in inputs]))
+    outputs = tensors(function(*_map(lambda t: t.to("meta"), inputs)))
     for a, b in zip(outputs, real, strict=True):
         if (a.shape, a.dtype, a.device.type) != (b.shape, b.dtype, "meta"):
             found = f"{a.device} {tuple(a.shape)} {a.dtype}"
@@ -377,10 +409,7 @@ def works_on_meta(build, inputs):
 
 def compiles(build, inputs):
     """`torch.compile` captures forward and backward as one graph, with the outputs and gradients of eager."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)  # run-time shape checks do not trace
-    try:
+    with _without_shape_checks():  # they do not trace
         function = _in_mode(build(), train=True)
         twin = copy.deepcopy(function)
         torch._dynamo.reset()
@@ -390,8 +419,19 @@ def compiles(build, inputs):
         torch.manual_seed(0)
         found = gradients(_with_parameters_of(compiled, twin), inputs)
         assert_all_close(found, expected)
+
+
+@contextlib.contextmanager
+def _without_shape_checks():
+    """As in a user's run: the annotations of shapes are documentation."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def _with_parameters_of(compiled, module):
@@ -412,7 +452,7 @@ class _Wrapped(nn.Module):
 
 def empty_batch_is_defined(build, inputs):
     """No samples in: either no samples out, or a ValueError that says so."""
-    empty = [t[:0] if isinstance(t, Tensor) and t.dim() else t for t in inputs]
+    empty = _map(lambda t: t[:0] if t.dim() else t, inputs)
     for train in (True, False):
         try:
             outputs = _run(_in_mode(build(), train), empty)
@@ -428,7 +468,8 @@ def empty_batch_is_defined(build, inputs):
 def rejects(call, mentions: Sequence[str] = ()):
     """Bad input raises `ValueError` or `TypeError`, and the message says what was expected and what came."""
     try:
-        call()
+        with _without_shape_checks():  # the code itself must refuse, not the annotations that only specs check
+            call()
     except NotImplementedError:
         raise
     except (ValueError, TypeError) as error:

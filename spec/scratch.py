@@ -24,7 +24,17 @@ NN = {"Module", "Parameter", "Buffer", "ModuleList", "ModuleDict", "Sequential",
 # Parts of torch that hold ready layers, losses, initialisers, kernels, optimizers or models. `torch.optim` has its own
 # rule: only the base class.
 CLOSED = ("torch.nn.functional", "torch.nn.init", "torch.nn.utils", "torch.nn.modules", "torch.ops", "torch._C")
-CLOSED += ("torch._", "torch.ao", "torch.distributions", "torch.compile", "torch.jit", "torch.hub", "torch.library")
+CLOSED += (
+    "torch.quantization",
+    "torch.utils.cpp_extension",
+    "torch._",
+    "torch.ao",
+    "torch.distributions",
+    "torch.compile",
+    "torch.jit",
+    "torch.hub",
+    "torch.library",
+)
 OPTIM = {"torch.optim.Optimizer", "torch.optim.optimizer.Optimizer", "torch.optim.optimizer.ParamsT"}
 
 # The functions and operators of neural networks, by name: from torch's own list of them, and by pattern where fused
@@ -36,11 +46,11 @@ _PATTERN = re.compile(
         | conv(olution)?(_?\w*\d+d|_tbc|_transpose\w*|_overrideable|_backward)? | mkldnn\w+ | \w*_convolution\w*
         | \w*scaled_dot_product\w* | \w*flash_attention\w* | \w*efficient_attention\w* | \w*multi_head_attention\w*
         | \w*gelu\w* | silu\w* | mish\w* | elu_?(_backward)? | celu\w* | selu\w* | rrelu\w* | leaky_relu\w* | prelu\w*
-        | hardswish\w* | hardsigmoid\w* | hardtanh\w* | softplus\w* | glu(_\w+)? | threshold\w* | softshrink\w*
+        | hardswish\w* | hardsigmoid\w* | hardtanh\w* | softplus\w* | glu(_\w+)? | threshold_? | softshrink\w*
         | \w*_loss\w* | binary_cross_entropy\w* | cross_entropy\w* | kl_div | cosine_similarity | pairwise_distance
         | embedding\w* | \w*dropout\w* | lstm\w* | gru\w* | rnn_\w+ | bilinear | ctc\w+
         | \w*(max|avg)_pool\w* | upsample\w* | grid_sampler\w* | affine_grid\w* | pixel_(un)?shuffle
-        | _?fused_(adam|sgd|adagrad)\w* )""",
+        | _?fused_(adam|sgd|adagrad)\w* | fake_quantize\w* | quantize_per\w* | quantized_\w+ | fused_moving_avg\w* )""",
     re.VERBOSE,
 )
 
@@ -87,14 +97,17 @@ def violations(file: Path) -> list[str]:
             for name in node.names:
                 aliases[name.asname or name.name] = f"{node.module}.{name.name}"
                 found += _verdict(node.lineno, f"{node.module}.{name.name}")
+    qualified = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
+        dotted = aliases.get(node.id) if isinstance(node, ast.Name) else None
         if isinstance(node, ast.Attribute):
             dotted = _dotted(node, aliases)
-            if dotted:
-                found += _verdict(node.lineno, dotted)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "eval", "exec", "getattr"):
-            names = [aliases.get(n.id, "") for n in ast.walk(node) if isinstance(n, ast.Name)]
-            found += [(node.lineno, f"{ast.unparse(node)} hides what it calls") for n in names if n.startswith("torch")]
+            found += _verdict(node.lineno, dotted) if dotted else []
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "eval", "exec"):
+            found.append((node.lineno, f"{ast.unparse(node)} hides what it calls"))
+        if dotted in sys.modules and dotted.startswith("torch") and id(node) not in qualified:
+            # getattr(torch, name), vars(nn), or library = torch.nn: from here on no name says what is called.
+            found.append((node.lineno, f"{dotted} handed on as a value hides what it calls"))
     return [f"{file.name}:{line}: {what}" for line, what in sorted(set(found))]
 
 
@@ -104,6 +117,8 @@ def _verdict(line: int, dotted: str) -> list[tuple[int, str]]:
         return [(line, f"import of {dotted}")]
     if root != "torch" or not rest:
         return []
+    if rest.endswith("*"):
+        return [(line, f"everything of {dotted[:-2]}")]
     if dotted == "torch.nn" or dotted.startswith("torch.optim"):
         ok = dotted in OPTIM | {"torch.nn", "torch.optim", "torch.optim.optimizer"}
     elif any(dotted == c or dotted.startswith(c if c.endswith("_") else c + ".") for c in CLOSED):
@@ -132,7 +147,10 @@ def _files(module_name: str) -> list[Path]:
     waiting = [module_name]
     while waiting:
         name = waiting.pop()
-        module = sys.modules.get(name)
+        try:
+            module = importlib.import_module(name)  # an import inside of a function may not have run yet
+        except ImportError:
+            continue  # a class or function of a module, no module
         file = getattr(module, "__file__", None)
         if name in seen or file is None:
             continue

@@ -1,5 +1,7 @@
 """Hypothesis strategies: small tensors whose failures shrink to numbers that a person can check by hand."""
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def tensors(draw, shape=None, low: float = -10, high: float = 10, dtype=torch.fl
     """A tensor of the given shape (a tuple, or a strategy of one), every element drawn by itself."""
     shape = draw(shapes()) if shape is None else draw(shape) if isinstance(shape, st.SearchStrategy) else shape
     # Multiples of 1/64: exact in float32, so that an example reads and reruns the same everywhere.
-    steps = hnp.arrays(np.int64, shape, elements=st.integers(int(low * 64), int(high * 64)))
+    steps = hnp.arrays(np.int64, shape, elements=st.integers(math.ceil(low * 64), math.floor(high * 64)))
     return torch.from_numpy(draw(steps)).to(dtype) / 64
 
 

@@ -560,6 +560,8 @@ def test_gates_store_nothing(build, counterpart):
     ours, theirs = build(), counterpart()
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
+    x = line(-8, 8)
+    laws.assert_close(ours(x), theirs(x))
     assert not ours.state_dict()
 
 

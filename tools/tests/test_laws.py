@@ -173,8 +173,9 @@ def test_correct_gradients():
         with_gradient(torch.sin, lambda x, g: g * x.cos().mean()),
         lambda x: torch.sin(x).detach(),
         lambda x: (torch.sin(x).detach(), x.detach()),
+        lambda x: torch.sin(x.float()).to(x.dtype),
     ],
-    ids=["one percent", "averaged", "without a graph", "two without a graph"],
+    ids=["one percent", "averaged", "without a graph", "two without a graph", "single precision inside"],
 )
 def test_wrong_gradients(wrong):
     with pytest.raises((AssertionError, GradcheckError)):
@@ -337,11 +338,6 @@ class ReadsGradientMemory(nn.Module):
         )(x)
 
 
-class SinglePrecisionInside(Double):
-    def forward(self, x):
-        return super().forward(x.float()).to(x.dtype)
-
-
 class SinglePrecisionOut(Double):
     def forward(self, x):
         return super().forward(x).float()
@@ -413,11 +409,6 @@ class AveragesNothing(nn.Module):
         return x.mean()
 
 
-class NormalisesByTheBatch(Double):
-    def forward(self, x):
-        return super().forward(x) / x.mean(0).sum()
-
-
 class AddsSamples(Double):
     def forward(self, x):
         return torch.cat([super().forward(x), self.weight[None]])
@@ -441,13 +432,13 @@ LAWS = {
     "draws_nothing_in_eval": (NoiseInEval, DrawsInEval),
     "inputs_not_mutated": (WritesItsInput, WritesItsInputInEval, WritesItsGradient),
     "accepts_non_contiguous": (ReadsMemory, ReadsGradientMemory),
-    "keeps_dtype": (SinglePrecisionInside, SinglePrecisionOut, OverflowsInHalf, MakesHostTensors),
+    "keeps_dtype": (SinglePrecisionOut, OverflowsInHalf, MakesHostTensors),
     "batch_independent": (CentredOnTheBatch, SeesEarlierSamples),
     "batch_independent_in_eval": (CentredOnTheBatch, SeesEarlierSamples),
     "every_parameter_receives_gradient": (Unreached, MultipliedByZero, InfiniteGradient),
     "works_on_meta": (BranchesOnValues,),
     "compiles": (BranchesOnValues, CountsItsCalls),
-    "empty_batch_is_defined": (AveragesNothing, NormalisesByTheBatch, AddsSamples),
+    "empty_batch_is_defined": (AveragesNothing, AddsSamples),
 }
 
 
@@ -641,6 +632,8 @@ def test_source_from_scratch_passes(source):
         "from torch import nn\nnn.init.zeros_(1)",
         "from torch import nn\nnn.utils.clip_grad_norm_(1)",
         "import torch\ny = torch.layer_norm(1)",
+        "import torch\ny = torch.rms_norm(1)",  # torch takes it apart before the dispatch, so only the source tells
+        "import torch\ny = torch._scaled_dot_product_attention_math(1)",
         "import torch\ny = torch.conv2d(1, 2)",
         "import torch\ny = torch._C._nn.gelu(1)",
         "import torch\ny = torch.ops.aten.gelu(1)",
@@ -729,18 +722,16 @@ def test_elementary_operators_pass(function):
         lambda x: x.prelu(torch.tensor(0.25)),
         lambda x: nn.functional.glu(x[:, :2]),
         lambda x: nn.functional.layer_norm(x, (3,)),
-        lambda x: nn.functional.rms_norm(x, (3,)),
         lambda x: nn.functional.group_norm(x, 3),
         lambda x: nn.functional.batch_norm(x, None, None, training=True),
         lambda x: nn.functional.conv1d(x[None], x[:, :, None]),
         lambda x: nn.functional.conv_transpose1d(x[None], x[:, :, None]),
-        lambda x: nn.functional.scaled_dot_product_attention(x, x, x),
         lambda x: nn.functional.embedding(torch.tensor([1]), x),
         lambda x: nn.functional.cross_entropy(x, torch.tensor([0, 1, 2])),
         lambda x: nn.functional.mse_loss(x, 0 * x),
         lambda x: nn.functional.huber_loss(x, 0 * x),
         lambda x: nn.functional.binary_cross_entropy(x.sigmoid(), x.detach().sigmoid()),
-        lambda x: nn.functional.dropout(x, 0.5) if False else torch.native_dropout(x, 0.5, True)[0],
+        lambda x: torch.native_dropout(x, 0.5, True)[0],
         lambda x: nn.functional.max_pool1d(x, 2),
         lambda x: nn.functional.avg_pool2d(x[None], 2),
         lambda x: nn.functional.interpolate(x[None], scale_factor=2),
@@ -819,12 +810,12 @@ def test_peak_bytes_counts_what_autograd_keeps():
 
     def chain(x):
         for _ in range(6):
-            x = x.sin().exp()  # exp keeps its output, sin its input
+            x = x.sin().exp()  # exp keeps its output for its gradient; sin keeps its input, which is the same array
         return x
 
     with torch.no_grad():
-        assert cost.peak_bytes(chain, x) == 2 * BYTES
-    assert cost.peak_bytes(chain, x) == 12 * BYTES - 0 * BYTES or cost.peak_bytes(chain, x) == 7 * BYTES
+        assert cost.peak_bytes(chain, x) == 3 * BYTES  # the last x, its sine, and the exponential of that
+    assert cost.peak_bytes(chain, x) == 7 * BYTES  # six exponentials, and the sine on its way into the last
 
 
 def test_peak_bytes_leaves_out_parameters():
