@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from spec.laws import reseed
+
 # No deadline: no spec depends on the clock. One bug a report: the first broken claim is what a reader can act on.
 _COMMON = {
     "deadline": None,
@@ -25,7 +27,7 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _fixed_start():
     """Every spec starts from the same generator state and default dtype, whatever ran before it."""
-    torch.manual_seed(0)
+    reseed(0)
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(torch.float32)

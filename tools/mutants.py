@@ -60,7 +60,7 @@ def main(item_id: str, sample: int, seed: int, root: Path | None = None) -> int:
             named[name] = mutant
             targets.append(Target(name, item_id, (f"--impl={copy}",)))
         survivors = []
-        for n, (name, failed) in enumerate(hunt(targets), 1):
+        for n, (name, failed) in enumerate(hunt(targets, one_is_enough=True), 1):
             if not failed:
                 survivors.append(named[name])
                 print(f"[{n}/{len(targets)}] SURVIVES {name}", flush=True)

@@ -120,7 +120,7 @@ def pytest_unconfigure(config):
         shutil.rmtree(run.temporary, ignore_errors=True)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)  # xdist's own answer stands before ours where it loads later
 def pytest_xdist_auto_num_workers(config):
     """One item, or a file, runs in process: starting workers would cost more than they save."""
     run = config.stash.get(_KEY, None)

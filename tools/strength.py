@@ -1,5 +1,6 @@
 """Runs every bug of spec/bugs against its item's specs: a suite is worth what it rejects."""
 
+import gc
 import json
 import os
 import sys
@@ -65,14 +66,18 @@ class Target:
     options: tuple[str, ...]
 
 
-def hunt(targets, jobs: int | None = None):
+def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
     """Yields (name, {failed spec: evidence}) for each target, as it is decided.
 
-    Properties and golden values first; behaviours only for what those let live. A run is a fork of this process, which
+    Golden values and properties first; behaviours only for what those let live. A run is a fork of this process, which
     has imported everything already.
+
+    Args:
+        one_is_enough: stop at the first spec that fails; otherwise all that do are found.
     """
     _warm_up()
-    waiting = [(target, KINDS[:2]) for target in reversed(targets)]
+    options = ("-x",) if one_is_enough else ()
+    waiting = [(target, KINDS[1::-1]) for target in reversed(targets)]
     running = {}
     while waiting or running:
         while waiting and len(running) < (jobs or os.cpu_count() or 1):
@@ -80,7 +85,7 @@ def hunt(targets, jobs: int | None = None):
             file = tempfile.NamedTemporaryFile("r", suffix=".json")  # noqa: SIM115  closed when the run has ended
             child = os.fork()
             if child == 0:
-                _child(target, kinds, file.name)
+                _child(target, kinds, options, file.name)
             running[child] = target, kinds, file
         child, status = os.wait()
         target, kinds, file = running.pop(child)
@@ -98,26 +103,37 @@ def hunt(targets, jobs: int | None = None):
 def _warm_up():
     """Import what every run needs once; each run is then a fork that starts in a moment."""
     sys.path.insert(0, str(Path.cwd()))
+    import beartype  # noqa: F401
     import hypothesis.extra.numpy  # noqa: F401
     import pytest  # noqa: F401
-    import torch._dynamo
+    import torch
 
     import spec.cases  # noqa: F401
-    import tools.plugin  # noqa: F401
+    from tools import plugin
 
     torch.set_num_threads(1)
+    torch.compile(torch.sin, backend="eager")(torch.zeros(1))  # the compiler loads its parts at the first use
+    for file in Path("spec").rglob("test_*.py"):
+        plugin.results.mentioned_items(file)
+    gc.freeze()  # a run's collections need not look at what all runs share
 
 
 def _is_wrong_value(evidence: str) -> bool:
     return evidence.startswith(("AssertionError", "GoldenError", "GradcheckError", "Failed"))
 
 
-def _child(target, kinds, result_file):
+def _child(target, kinds, options, result_file):
     """One pytest run; writes failed specs → evidence, and never returns."""
     import pytest
+    from hypothesis import Phase, settings
 
     class Watcher:
         failed: dict[str, str] = {}
+
+        def pytest_collection(self):
+            # Which specs fail is asked, not on how small an input: shrinking would take most of the time.
+            settings.register_profile("hunt", settings.default, phases=(Phase.explicit, Phase.generate))
+            settings.load_profile("hunt")
 
         def pytest_runtest_logreport(self, report):
             if getattr(report, "spec_outcome", report.outcome) == "failed":
@@ -130,10 +146,10 @@ def _child(target, kinds, result_file):
         os.dup2(sink, 2)
         watcher = Watcher()
         # What the parent imported is not rewritten again; the specs themselves are.
-        options = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+        quiet = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
         folders = [f"spec/{kind}" for kind in kinds if Path("spec", kind).is_dir()]
         chosen = [*target.options, "--item", target.item, "--hypothesis-profile", "ci", *folders]
-        status = pytest.main([*options, *chosen], plugins=[watcher])
+        status = pytest.main([*quiet, *options, *chosen], plugins=[watcher])
         if status in (0, 1, 5):
             Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")
     finally:

@@ -17,6 +17,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import beartype
 import jaxtyping
 
 PACKAGE = "impl"
@@ -176,8 +177,12 @@ def _shape_checking_finder():
 
     Its hook stands on `sys.meta_path`; we take it off again, because ours decides which file is meant.
     """
-    jaxtyping.install_import_hook([PACKAGE, LENDER], "beartype.beartype")
+    jaxtyping.install_import_hook([PACKAGE, LENDER], "tools.subject.check_types")
     return sys.meta_path.pop(0)
+
+
+# `float` also means 2, as type checkers and every caller read it (PEP 484's numeric tower).
+check_types = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 class _Absent(Loader):

@@ -139,7 +139,7 @@ class VAE(nn.Module):
     def elbo(
         self,
         x: Float[Tensor, "batch features *space"],
-        beta: float | int = 1.0,
+        beta: float = 1.0,
         samples: int = 1,
         reduction: str = "mean",
         generator: Generator | None = None,

@@ -136,6 +136,23 @@ def test_shapes_are_checked_while_specs_run(house):
     assert "TypeCheckError" in text_of(result)
 
 
+def test_an_integer_is_a_float(house):
+    """`factor: float` takes 2, as every caller expects, and still no word."""
+    house.edit("impl/layers/triple.py", "def triple(x: Tensor)", "def triple(x: Tensor, factor: float = 3.0)")
+    house.edit("impl/layers/triple.py", "3 * x\n", "factor * x\n")
+    house.edit("spec/golden/test_triple_golden.py", "triple(torch.ones(3))", "triple(torch.ones(3), factor=3)")
+    assert house.run("--item", "triple").ret == 0
+    house.edit("spec/golden/test_triple_golden.py", "factor=3", "factor='3'")
+    assert "TypeCheckError" in text_of(house.run("--item", "triple"))
+
+
+def test_one_item_runs_in_process(house):
+    """Starting workers costs more than one item; xdist's own default must not win, whichever plugin loads first."""
+    shown = text_of(house.run("-p", "xdist", "-n", "auto", "--item", "triple"))
+    assert "worker" not in shown
+    assert "3 passed" in shown
+
+
 def test_subject_in_another_folder(house, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere") / "mine"
     from tools import scaffold
