@@ -10,6 +10,17 @@ from torch import Tensor
 
 
 @cache
+def all_digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's handwritten digits in its own order: images (1797, 64), grey values 0 to 16, float64; labels.
+
+    The package's file is read without the package: importing scikit-learn costs a second in every process.
+    """
+    package = Path(importlib.util.find_spec("sklearn").origin).parent
+    table = torch.from_numpy(np.loadtxt(package / "datasets/data/digits.csv.gz", delimiter=","))
+    return table[:, :64], table[:, 64].long()
+
+
+@cache
 def digits(test: int = 500, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """scikit-learn's handwritten digits in [0, 1], shuffled by `seed`.
 
@@ -17,11 +28,9 @@ def digits(test: int = 500, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tens
         train images (1797 − test, 64) float32, train labels int64, test images (test, 64), test labels.
         Reshape to (N, 1, 8, 8) for images. Shared between callers: do not write into them.
     """
-    # The package's file, read without the package: importing scikit-learn costs a second in every process.
-    package = Path(importlib.util.find_spec("sklearn").origin).parent
-    table = torch.from_numpy(np.loadtxt(package / "datasets/data/digits.csv.gz", delimiter=","))
-    table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))]
-    x, y = (table[:, :64] / 16).float(), table[:, 64].long()
+    images, labels = all_digits()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    x, y = (images[order] / 16).float(), labels[order]
     return x[test:], y[test:], x[:test], y[:test]
 
 

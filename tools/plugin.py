@@ -157,6 +157,26 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc):
+    """`--item` makes no spec of another item's parameters: the laws of every module would be thousands."""
+    run = metafunc.config.stash.get(_KEY, None)
+    if run and run.wanted and not any(metafunc.definition.iter_markers("item")):
+        marks = metafunc.definition.own_markers
+        marks[:] = [_only(run, m) if m.name == "parametrize" else m for m in marks]
+
+
+def _only(run: Run, mark):
+    """A parametrize mark without the sets of values that are marked with items, none of them wanted."""
+
+    def is_wanted(values) -> bool:
+        ids = [m.args[0] for m in getattr(values, "marks", ()) if m.name == "item" and m.args]
+        return not ids or bool(set(ids) & set(run.wanted))
+
+    names, values, *rest = mark.args
+    return pytest.mark.parametrize(names, [v for v in values if is_wanted(v)], *rest, **mark.kwargs).mark
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     run = config.stash.get(_KEY, None)

@@ -1,5 +1,6 @@
 """Runs every bug of spec/bugs against its item's specs: a suite is worth what it rejects."""
 
+import ast
 import gc
 import json
 import os
@@ -7,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tools.bugs import KILLS, all_bugs, apply_bug
@@ -47,8 +49,8 @@ def main(items: list[str], jobs: int | None = None) -> int:
     if not items:
         text = json.dumps(kills, indent=1, sort_keys=True) + "\n"
         (root / KILLS).write_text(text, encoding="utf-8")
-        for spec in _redundant(kills):
-            print(f"hint: kills nothing that others do not: {spec}")
+        for file, functions in _redundant(root, kills).items():
+            print(f"hint: {len(functions)} specs of {file} catch nothing that others do not: {', '.join(functions)}")
     print("\n".join(problems) or f"all {len(bugs)} bugs caught")
     return int(bool(problems))
 
@@ -75,7 +77,7 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
     Args:
         one_is_enough: stop at the first spec that fails; otherwise all that do are found.
     """
-    _warm_up()
+    _warm_up(len(targets))
     options = ("-x",) if one_is_enough else ()
     waiting = [(target, KINDS[1::-1]) for target in reversed(targets)]
     running = {}
@@ -100,8 +102,8 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
             waiting.append((target, KINDS[2:]))
 
 
-def _warm_up():
-    """Import what every run needs once; each run is then a fork that starts in a moment."""
+def _warm_up(runs: int):
+    """Load what every run needs, and use it once; each run is then a fork that starts in a moment."""
     sys.path.insert(0, str(Path.cwd()))
     import beartype  # noqa: F401
     import hypothesis.extra.numpy  # noqa: F401
@@ -109,13 +111,22 @@ def _warm_up():
     import torch
 
     import spec.cases  # noqa: F401
-    from tools import plugin
+    import tools.plugin
 
     torch.set_num_threads(1)
-    torch.compile(torch.sin, backend="eager")(torch.zeros(1))  # the compiler loads its parts at the first use
-    for file in Path("spec").rglob("test_*.py"):
-        plugin.results.mentioned_items(file)
     gc.freeze()  # a run's collections need not look at what all runs share
+    if runs < 8:
+        return
+    from spec import laws
+
+    # torch's compiler and its meta device load most of their parts at the first use.
+    layer, inputs = partial(torch.nn.Linear, 2, 3), (torch.ones(2, 2),)
+    for law in (laws.compiles, laws.works_on_meta, laws.inputs_not_mutated):
+        law(layer, inputs)
+    laws.gradient_correct(layer(), *inputs)
+    for file in Path("spec").rglob("test_*.py"):
+        tools.plugin.results.mentioned_items(file)
+    gc.freeze()
 
 
 def _is_wrong_value(evidence: str) -> bool:
@@ -156,7 +167,13 @@ def _child(target, kinds, options, result_file):
         os._exit(int(status))
 
 
-def _redundant(kills) -> list[str]:
-    """Specs whose every bug is caught by another spec as well."""
-    lonely = {killers[0] for killers in kills.values() if len(killers) == 1}
-    return sorted({k for killers in kills.values() for k in killers} - lonely)
+def _redundant(root: Path, kills: dict[str, list[str]]) -> dict[str, list[str]]:
+    """File → its specs that catch no bug alone, with whatever parameters; behaviours are not asked, they run last."""
+    catchers = [{spec.partition("[")[0] for spec in killers} for killers in kills.values()]
+    alone = {spec for specs in catchers if len(specs) == 1 for spec in specs}
+    found = {}
+    for file in (f for kind in KINDS[:2] for f in sorted((root / "spec" / kind).rglob("test_*.py"))):
+        path = file.relative_to(root).as_posix()
+        functions = [n.name for n in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)]
+        found[path] = [f for f in functions if f.startswith("test_") and f"{path}::{f}" not in alone]
+    return {path: functions for path, functions in found.items() if functions}

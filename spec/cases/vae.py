@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.models.vae import VAE, gaussian_kl
 from spec.cases import Bad, Case
+from spec.laws import reseed
 
 
 def linear_vae(weight, bias, variance, shift=0.0, widen=0.0):
@@ -38,14 +39,14 @@ class Bound(nn.Module):
 
 
 def bernoulli_vae():
-    torch.manual_seed(0)
+    reseed(0)
     encoder = nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 6))
     return VAE(encoder, nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 7)), 3)
 
 
 def gaussian_image_vae():
     """Images (2, 4, 5): the decoder gives (4, 4, 5), means and then log-variances."""
-    torch.manual_seed(0)
+    reseed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(40, 6), nn.Tanh())
     return VAE(encoder, nn.Sequential(nn.Linear(3, 80), nn.Unflatten(1, (4, 4, 5))), 3, likelihood="gaussian")
 

@@ -7,6 +7,7 @@ from torch import nn
 from impl.models.vae import VAE, gaussian_kl
 from spec import laws
 from spec.cases.vae import linear_vae
+from spec.data import all_digits
 from spec.golden import load
 
 pytestmark = pytest.mark.item("vae")
@@ -93,10 +94,8 @@ def test_linear_model_has_the_likelihood_of_probabilistic_pca():
 
     Source: Tipping & Bishop 1999, §3.2: W = U (Λ − s² I)^½, s² = the mean of the left-out eigenvalues.
     """
-    from sklearn.datasets import load_digits
-
     golden = load("vae")
-    x = torch.from_numpy(load_digits().data)
+    x, _ = all_digits()
     bias = x.mean(0)
     eigenvalues, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
     noise = eigenvalues[:-4].mean()

@@ -52,6 +52,14 @@ def test_what_is_no_proof_is_an_error(house, bug, complaint):
     assert complaint in done.stdout
 
 
+def test_specs_that_add_nothing_are_hinted_at(house):
+    """A spec that alone catches a bug is not named; whatever catches nothing, or only what others catch, is."""
+    done = strength(house, ("four", "3 * x", "4 * x"))
+    hints = [line for line in done.stdout.splitlines() if line.startswith("hint")]
+    assert any("test_triple_properties.py catch nothing that others do not: test_is_additive" in h for h in hints)
+    assert not any("test_triple_golden.py" in h for h in hints)
+
+
 def test_partial_hunt_leaves_the_matrix(house):
     house.write("spec/bugs/kills.json", "{}\n")
     assert strength(house, ("four", "3 * x", "4 * x"), items=["triple"]).returncode == 0
