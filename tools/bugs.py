@@ -14,11 +14,16 @@ def find_bug(root: Path, bug_id: str) -> dict:
     Raises:
         RoadmapError: no such bug; lists the item's bugs.
     """
-    bugs = {f"{b['item']}/{b['id']}": b for b in all_bugs(root)}
+    bugs = {bug_name(b): b for b in all_bugs(root)}
     if bug_id not in bugs:
         same_item = [b for b in bugs if b.split("/")[0] == bug_id.split("/")[0]]
         raise RoadmapError(f"--bug {bug_id}: expected one of {', '.join(same_item or bugs) or 'an empty catalogue'}")
     return bugs[bug_id]
+
+
+def bug_name(bug: dict) -> str:
+    """item/bug, as `--bug` takes it."""
+    return f"{bug['item']}/{bug['id']}"
 
 
 def all_bugs(root: Path) -> list[dict]:

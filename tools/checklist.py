@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from tools import results
+from tools.bugs import all_bugs, bug_name
 from tools.roadmap import KINDS, ROADMAP, Roadmap, load
 from tools.subject import PACKAGE, resolve
 
@@ -109,9 +110,9 @@ def _entry(item, result, kills, root):
             parts.append(f"[{kind}]({files[0]}) {standing.kinds[kind]}")
     if (root / item.path).is_file():
         parts.append(f"[implementation]({item.path})")
-    hunted = [k for name, k in kills.items() if name.split("/")[0] == item.id]
-    if hunted:
-        parts.append(f"bugs caught {sum(map(bool, hunted))}/{len(hunted)}")
+    bugs = [name for name in map(bug_name, all_bugs(root)) if name.split("/")[0] == item.id]
+    if bugs:
+        parts.append(f"bugs caught {sum(bool(kills.get(name)) for name in bugs)}/{len(bugs)}")
     yield f"  {' · '.join(parts)}"
     claims = dict.fromkeys(s["claim"] for s in sorted(specs, key=_reading_order) if s["file"] != LAWS)
     yield from (f"  - {claim}" for claim in claims)

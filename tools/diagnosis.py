@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bugs import KILLS, all_bugs, apply_bug
+from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
 from tools.strength import Target, hunt
 from tools.subject import PACKAGE
 
@@ -41,7 +41,7 @@ def suspects(item: str, failed: set[str], root: Path) -> list[Suspect]:
     kills = json.loads(file.read_text(encoding="utf-8"))
     found = []
     for bug in all_bugs(root):
-        name = f"{bug['item']}/{bug['id']}"
+        name = bug_name(bug)
         if bug["item"] == item and kills.get(name):
             likeness = _likeness(failed, set(kills[name]))
             if likeness >= ENOUGH:
@@ -80,7 +80,7 @@ def main(items: list[str], root: Path | None = None) -> int:
             file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
             for source in copy.rglob("*.py"):
                 source.write_text(disguised(source.read_text(encoding="utf-8")), encoding="utf-8")
-            targets.append(Target(f"{bug['item']}/{bug['id']}", bug["item"], (f"--impl={copy}",)))
+            targets.append(Target(bug_name(bug), bug["item"], (f"--impl={copy}",)))
         right = 0
         for n, (name, failed) in enumerate(hunt(targets), 1):
             ranked = suspects(name.partition("/")[0], set(failed), root)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tools.bugs import KILLS, all_bugs, apply_bug
+from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
 from tools.roadmap import KINDS, RoadmapError
 
 
@@ -32,11 +32,11 @@ def main(items: list[str], jobs: int | None = None) -> int:
             apply_bug((root / bug["file"]).read_text(encoding="utf-8"), bug)
         except (RoadmapError, OSError) as error:
             problems.append(str(error))
-    problems += [f"bug {n}: the name stands {c} times" for n, c in Counter(map(_name, bugs)).items() if c > 1]
+    problems += [f"bug {n}: the name stands {c} times" for n, c in Counter(map(bug_name, bugs)).items() if c > 1]
     if problems:
         print("\n".join(problems))
         return 1
-    named = {_name(b): b for b in bugs}
+    named = {bug_name(b): b for b in bugs}
     targets = [Target(name, b["item"], ("--bug", name)) for name, b in named.items()]
     for n, (name, failed) in enumerate(hunt(targets, jobs), 1):
         verdict = f"caught by {len(failed)} specs" if failed else "SURVIVES"
@@ -53,10 +53,6 @@ def main(items: list[str], jobs: int | None = None) -> int:
             print(f"hint: {len(functions)} specs of {file} catch nothing that others do not: {', '.join(functions)}")
     print("\n".join(problems) or f"all {len(bugs)} bugs caught")
     return int(bool(problems))
-
-
-def _name(bug) -> str:
-    return f"{bug['item']}/{bug['id']}"
 
 
 @dataclass(frozen=True)
