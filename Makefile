@@ -17,6 +17,10 @@ test: setup lint
 	@$(RUN) -m tools checklist
 	@echo "== golden values"
 	@$(RUN) -m tools golden --installed
+	@echo "== peers: other people's correct code must be accepted"
+	@$(RUN) -m tools peers
+	@echo "== bugs: known mistakes must be rejected"
+	@$(RUN) -m tools strength
 
 lint: setup
 	@echo "== lint"
@@ -29,9 +33,11 @@ checklist: setup
 	@$(RUN) -m pytest
 	@$(RUN) -m tools checklist --update
 
-# Which bugs do the specs catch, and is every guard of the machinery tested?
+# Which bugs do the specs catch, whom do they accept, is a failure named rightly, is every guard tested?
 strength: setup
 	@$(RUN) -m tools strength
+	@$(RUN) -m tools peers
+	@$(RUN) -m tools diagnosis
 	@$(RUN) -m tools guards
 
 # Re-derive every golden value, in an environment of its own with the oracles (3 GB).

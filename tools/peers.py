@@ -89,7 +89,8 @@ def _rejected(name: str, carried: list[str], root: Path) -> dict[str, str]:
     """Item → why it is not accepted: a spec fails, or none passes. What a library lacks may wait."""
     subject = f"spec.peers.{name}"
     chosen = [argument for item in carried for argument in ("--item", item)]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(os.cpu_count() or 1), "--hypothesis-profile", "ci"]
+    workers = (os.cpu_count() or 1) if len(carried) > 4 else 0  # starting workers costs more than a few items
+    command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--hypothesis-profile", "ci"]
     file = results.path_of(root, subject, complete=False)
     file.unlink(missing_ok=True)
     done = subprocess.run([*command, "--impl", subject, *chosen], cwd=root, capture_output=True, text=True)

@@ -52,11 +52,14 @@ def test_papers_become_links():
 
 
 def test_bugs_caught_are_counted(house):
-    house.write("spec/bugs/kills.json", '{"double/a": ["x"], "double/b": [], "triple/a": ["y"]}')
+    """A bug that is in the catalogue and not in the matrix has not been seen to be caught."""
+    bugs = [("double", "a"), ("double", "b"), ("double", "c"), ("triple", "a")]
+    house.write("spec/bugs/all.toml", "".join(f'[[bug]]\nitem = "{item}"\nid = "{bug}"\n' for item, bug in bugs))
+    house.write("spec/bugs/kills.json", '{"double/a": ["x"], "double/b": [], "triple/a": ["y"], "triple/gone": ["z"]}')
     house.run()
     checklist.main(True, house.root)
     text = (house.root / "CHECKLIST.md").read_text()
-    assert "bugs caught 1/2" in text and "bugs caught 1/1" in text
+    assert "bugs caught 1/3" in text and "bugs caught 1/1" in text
 
 
 def test_readme_block_is_renewed_and_nothing_else(house):
