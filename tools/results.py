@@ -140,9 +140,9 @@ def _mentioned(text: str):
 
 
 def spec_digest(root: Path) -> str:
-    """A hash of all that says what must be true; the catalogue of bugs and the peers prove it, and are not it."""
+    """A hash of all that says what must be true; bugs and peers prove it, laws.toml orders it, and are not it."""
     files = [p for p in (root / "spec").rglob("*") if p.is_file() and p.suffix in {".py", ".toml", ".npz"}]
-    proofs = (root / "spec" / "bugs", root / "spec" / "peers")
+    proofs = (root / "spec" / "bugs", root / "spec" / "peers", root / "spec" / "laws.toml")
     return digest(
         root, [f for f in files if "__pycache__" not in f.parts and not any(f.is_relative_to(p) for p in proofs)]
     )

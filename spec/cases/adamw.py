@@ -33,11 +33,16 @@ BAD = {
     "negative weight_decay": Bad(call=_with(weight_decay=-0.125), mentions=("weight_decay", "-0.125")),
     "beta1 of 1": Bad(call=_with(betas=(1.0, 0.9)), mentions=("beta1", "1.0")),
     "beta2 of 1": Bad(call=_with(betas=(0.9, 1.0)), mentions=("beta2", "1.0")),
+    "beta1 above 1": Bad(call=_with(betas=(1.5, 0.9)), mentions=("beta1", "1.5")),
     "negative beta2": Bad(call=_with(betas=(0.9, -0.5)), mentions=("beta2", "-0.5")),
     "a bad setting in a group": Bad(
         call=lambda: AdamW([{"params": [_parameter()], "lr": -2.0}]), mentions=("lr", "-2.0")
     ),
     "a complex parameter": Bad(call=lambda: AdamW([_parameter(torch.complex64)]), mentions=("complex64",)),
+    "a complex parameter in the last group": Bad(
+        call=lambda: AdamW([{"params": [_parameter()]}, {"params": [_parameter(torch.complex64)]}]),
+        mentions=("complex64",),
+    ),
     "a sparse gradient": Bad(call=_sparse_step, mentions=("dense", "sparse")),
 }
 

@@ -32,6 +32,7 @@ CASES = [
         bad={
             "an odd size": Bad(call=lambda: GLU()(torch.ones(2, 7)), mentions=("even", "7")),
             "no such dimension": Bad(call=lambda: GLU(2)(torch.ones(3, 4)), mentions=("2", "(3, 4)")),
+            "no dimension far above": Bad(call=lambda: GLU(5)(torch.ones(3, 4)), mentions=("5", "(3, 4)")),
             "no such negative dimension": Bad(call=lambda: GLU(-3)(torch.ones(3, 4)), mentions=("-3", "(3, 4)")),
             "a scalar": Bad(call=lambda: GLU()(torch.tensor(1.0)), mentions=("-1", "()")),
         },

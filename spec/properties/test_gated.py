@@ -100,6 +100,16 @@ def test_its_gradient_has_an_unscaled_path(x, cotangent):
 
 
 @pytest.mark.item("glu")
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_its_second_derivative_is_right(dim):
+    """The gradient of the gradient equals central differences: ∂²/∂b² = a ⊗ σ(b) (1 − σ(b)) (1 − 2σ(b)) is no zero.
+
+    Source: the definition of the derivative; gradient penalties differentiate twice.
+    """
+    laws.gradient_correct(GLU(dim), normal(3, 4, 2), second_order=True)
+
+
+@pytest.mark.item("glu")
 def test_each_output_sees_its_value_and_its_gate():
     """y_i depends on a_i and b_i and on nothing else.
 
@@ -385,6 +395,15 @@ def test_the_default_width_is_two_thirds_rounded_up(layer, gate, d_in, multiple)
         hidden = layer(d_in, multiple_of=multiple).gate_proj.weight.shape[0]
     assert hidden % multiple == 0
     assert 3 * hidden >= 8 * d_in > 3 * (hidden - multiple)
+
+
+@of_both
+def test_every_default_width_is_allowed_unless_one_says_otherwise(layer, gate):
+    """Without `multiple_of` the width is ⌈8/3·in_features⌉, odd ones included: 4 gives 11.
+
+    Convention: multiple_of = 1 by default; LLaMA's 256 is a choice for its hardware.
+    """
+    assert [layer(d_in).gate_proj.weight.shape[0] for d_in in (3, 4, 5)] == [8, 11, 14]
 
 
 @of_both

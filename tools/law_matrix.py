@@ -1,0 +1,185 @@
+"""Which laws does an item's specification state, which do not apply to it and why, and which are missing?"""
+
+import ast
+import importlib
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tools.checklist import StaleError, complete_result
+from tools.roadmap import ROADMAP, RoadmapError, load
+
+STATED = Path("spec/laws.toml")
+# The laws of every module and of every optimizer run on the records of spec/cases: file → how to get the records.
+GENERIC = {"spec/properties/test_laws.py": "all_cases", "spec/properties/test_optimizer_laws.py": "all_optimizer_cases"}
+# Laws that an item states in its own words; a spec that calls one of these functions states it.
+OWN = {
+    "symmetry": ("an invariance or equivariance", {"laws.invariant", "laws.equivariant"}),
+    "dependence": ("what an output depends on: causal, local, one by one", {"laws.causal", "laws.depends_only_on"}),
+    "limiting case": ("an extreme that has a known answer", set()),
+    "equivalence": ("another formulation, or another library's, is the same", {"laws.gradients_match"}),
+    "second derivative": ("the gradient of the gradient", {"torch.autograd.gradgradcheck"}),
+    "gradient routing": ("who gets gradient, and who must not", {"laws.gradient_reaches"}),
+    "cost": ("operations or bytes, counted", {"cost.flops", "cost.peak_bytes", "cost.operators"}),
+}
+SPECIFIED, EXEMPT, MISSING = "x", "-", "!"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of the matrix: the mark, and the specs that state the law or the reason why it does not apply."""
+
+    mark: str
+    why: str
+
+
+def main(items: list[str], root: Path | None = None) -> int:
+    """`python -m tools laws`: 0, or 1 where a specified item has a law that is neither stated nor excused.
+
+    Args:
+        items: these in full, law by law; the matrix of all that have specs if empty.
+    """
+    root = root or Path.cwd()
+    roadmap = load(root / ROADMAP)
+    try:
+        result = complete_result(root)
+    except StaleError as error:
+        print(error)
+        return 1
+    chosen = [roadmap.find(i).id for i in items] or [
+        i for i, standing in result.standings.items() if any(standing.kinds.values())
+    ]
+    matrix = law_matrix(chosen, result.specs, root)
+    if items:
+        for item, row in matrix.items():
+            print(item)
+            for law, entry in row.items():
+                print(f"  {entry.mark} {law:<36} {entry.why}")
+    else:
+        _print_matrix(matrix)
+    missing = {item: [law for law, e in row.items() if e.mark == MISSING] for item, row in matrix.items()}
+    for item, laws in missing.items():
+        if laws:
+            print(f"{item}: neither stated nor excused in {STATED}: {', '.join(laws)}")
+    if not any(missing.values()):
+        print(f"{len(matrix)} items: every law is specified, or excused with a reason")
+    return int(any(missing.values()))
+
+
+def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dict[str, Entry]]:
+    """Item → law → entry.
+
+    Raises:
+        RoadmapError: spec/laws.toml names a law, an item or a spec that does not exist.
+    """
+    stated = _read_stated(root, specs)
+    generic = {file: _records(root, file) for file in GENERIC if (root / file).is_file()}
+    matrix = {}
+    for item in items:
+        row = matrix[item] = {}
+        for file, records in generic.items():
+            mine = [c for c in records if c.item == item]
+            if mine:
+                row |= {law: _generic(law, functions, mine) for law, functions in _generic_laws(root / file).items()}
+        if not row:
+            row["laws of every module"] = _excused(stated, item, "laws of every module")
+        own = [s for s in specs if item in s["items"] and s["file"] not in GENERIC]
+        row |= {law: _own(law, item, own, stated, root) for law in OWN}
+    return matrix
+
+
+def _generic(law: str, modules_only: bool, records) -> Entry:
+    asked = [c for c in records if not (modules_only and getattr(c, "is_function", False))]
+    if not asked:
+        return Entry(EXEMPT, "functions have no state")
+    held = [c for c in asked if law not in c.exempt]
+    if held:
+        return Entry(SPECIFIED, f"{len(held)} of {len(asked)} records")
+    return Entry(EXEMPT, next(c.exempt[law] for c in asked))
+
+
+def _own(law: str, item: str, specs: list[dict], stated: dict, root: Path) -> Entry:
+    named = stated.get((item, law), ([], ""))[0]
+    found = {s["function"] for s in specs if s["function"] in named or OWN[law][1] & _calls(root / s["file"], s)}
+    if found:
+        return Entry(SPECIFIED, ", ".join(sorted(found)))
+    return _excused(stated, item, law)
+
+
+def _excused(stated: dict, item: str, law: str) -> Entry:
+    why = stated.get((item, law), ([], ""))[1]
+    return Entry(EXEMPT, why) if why else Entry(MISSING, "")
+
+
+def _calls(file: Path, spec: dict) -> set[str]:
+    """What a spec calls, through the helpers of its file as well: {"laws.invariant", …}."""
+    functions = _functions(file)
+    found, waiting = set(), [spec["function"]]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in functions:
+            continue
+        found.add(name)
+        waiting += functions[name]
+        found |= functions[name] - set(functions)
+    return found
+
+
+@cache
+def _functions(file: Path) -> dict[str, set[str]]:
+    """Function → the dotted names that it calls."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {
+        f.name: {ast.unparse(n.func) for n in ast.walk(f) if isinstance(n, ast.Call)}
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef)
+    }
+
+
+@cache
+def _generic_laws(file: Path) -> dict[str, bool]:
+    """Law → is it asked of modules only, from the `of_each` decorators of a file."""
+    found = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "of_each":
+            named = {k.arg: k.value.value for k in node.keywords}
+            found[node.args[0].value if node.args else named["law"]] = named.get("modules_only", False)
+    return found
+
+
+def _records(root: Path, file: str) -> list:
+    sys.path.insert(0, str(root))
+    return getattr(importlib.import_module("spec.cases"), GENERIC[file])()
+
+
+def _read_stated(root: Path, specs: list[dict]) -> dict[tuple[str, str], tuple[list[str], str]]:
+    """(item, law) → (specs that state it, why it does not apply)."""
+    if not (root / STATED).is_file():
+        return {}
+    known = {item: {s["function"] for s in specs if item in s["items"]} for s in specs for item in s["items"]}
+    found = {}
+    for entry in tomllib.loads((root / STATED).read_text(encoding="utf-8")).get("law", []):
+        law, names, why = entry["law"], entry.get("specs", []), entry.get("why", "")
+        if law not in (*OWN, "laws of every module") or bool(names) == bool(why):
+            raise RoadmapError(f"{STATED}: expected one of {', '.join(OWN)} with `specs` or `why`, found {entry}")
+        for item in entry["items"]:
+            for name in {*names} - known.get(item, set()):
+                raise RoadmapError(f"{STATED}: {law} of {item}: expected a spec of it, found {name!r}")
+            before = found.get((item, law), ([], ""))
+            found[item, law] = (before[0] + names, before[1] or why)
+    return found
+
+
+def _print_matrix(matrix) -> None:
+    laws = list(dict.fromkeys(law for row in matrix.values() for law in row))
+    letters = dict(zip(laws, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    for law, letter in letters.items():
+        print(f"  {letter}  {law}" + (f": {OWN[law][0]}" if law in OWN else ""))
+    print(
+        f"  {SPECIFIED} specified, {EXEMPT} does not apply (--item says why), {MISSING} missing, blank: another kind\n"
+    )
+    print(f"{'':<28} {''.join(letters.values())}")
+    for item, row in matrix.items():
+        print(f"{item:<28} {''.join(row[law].mark if law in row else ' ' for law in laws)}".rstrip())
