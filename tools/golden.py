@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 EPSILON = {"float64": 1e-12, "float32": 1e-6}
+# Beyond this two derivations are of two things, and no tolerance makes a golden value of them.
+MOST = 1e-4
 HINT = "pip install -c constraints.txt -e '.[oracles]'"
 
 
@@ -93,6 +95,8 @@ def _derive(recipe):
             # Against 1 + |value|, as the comparison with rtol = atol = tolerance weighs it.
             gap = np.abs(value.astype("float64") - second.astype("float64")) / (1 + np.abs(value.astype("float64")))
             disagreement = float(gap.max(initial=0.0))
+            if not disagreement <= MOST:
+                raise SystemExit(f"{name}: expected two derivations within {MOST:g}, found {disagreement:g}")
         floor = EPSILON.get(str(value.dtype), 0.0)
         # Four times the disagreement: a third correct computation may err on the other side of both.
         values[name] = {"disagreement": disagreement, "tolerance": _round_up(max(floor, 4 * (disagreement or 0.0)))}
@@ -108,14 +112,14 @@ def _round_up(x: float) -> float:
 
 
 def _freeze(golden, item, source, recipe, folder):
-    arrays = recipe.inputs | recipe.values
+    arrays, values = recipe.inputs | recipe.values, _derive(recipe)
     np.savez_compressed(folder / f"{item}.npz", **arrays)
     return {
         "oracle": source.oracle,
         "second": source.second or "none",
         "versions": {d: metadata.version(d).partition("+")[0] for d in source.needs},
         "digest": golden.digest(arrays),
-        "values": _derive(recipe),
+        "values": values,
     }
 
 

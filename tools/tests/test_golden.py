@@ -80,6 +80,16 @@ def test_tolerance_follows_from_the_disagreement(recipes):
     assert '"y" = { disagreement = 1.0e-07, tolerance = 4e-07 }' in text
 
 
+@pytest.mark.parametrize("second", [2.01, float("nan")])
+def test_derivations_of_two_things_are_not_frozen(recipes, second):
+    """A tolerance that follows from any disagreement would make a golden value of a mistake."""
+    state, folder = recipes
+    state["second"] = second
+    with pytest.raises(SystemExit, match="y: expected two derivations within 0.0001, found"):
+        run(update=True)
+    assert not list(folder.iterdir())
+
+
 def test_file_without_recipe_is_drift(recipes, capsys):
     _, folder = recipes
     run(update=True)
