@@ -20,7 +20,7 @@ OWN = {
     "dependence": ("what an output depends on: causal, local, one by one", {"laws.causal", "laws.depends_only_on"}),
     "limiting case": ("an extreme that has a known answer", set()),
     "equivalence": ("another formulation, or another library's, is the same", {"laws.gradients_match"}),
-    "second derivative": ("the gradient of the gradient", {"torch.autograd.gradgradcheck"}),
+    "second derivative": ("the gradient of the gradient", {"laws.gradient_correct(second_order)"}),
     "gradient routing": ("who gets gradient, and who must not", {"laws.gradient_reaches"}),
     "cost": ("operations or bytes, counted", {"cost.flops", "cost.peak_bytes", "cost.operators"}),
 }
@@ -129,13 +129,14 @@ def _calls(file: Path, spec: dict) -> set[str]:
 
 @cache
 def _functions(file: Path) -> dict[str, set[str]]:
-    """Function → the dotted names that it calls."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {
-        f.name: {ast.unparse(n.func) for n in ast.walk(f) if isinstance(n, ast.Call)}
-        for f in tree.body
-        if isinstance(f, ast.FunctionDef)
-    }
+    """Function → the dotted names that it calls, and "name(option)" for each option that is switched on."""
+    found = {}
+    for function in (n for n in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)):
+        calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+        found[function.name] = {ast.unparse(n.func) for n in calls} | {
+            f"{ast.unparse(n.func)}({k.arg})" for n in calls for k in n.keywords if ast.unparse(k.value) == "True"
+        }
+    return found
 
 
 @cache

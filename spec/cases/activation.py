@@ -43,6 +43,7 @@ CASES = [
             "no parameters": Bad(call=lambda: PReLU(0), mentions=("num_parameters", "0")),
             "an infinite start": Bad(call=lambda: PReLU(3, init=float("inf")), mentions=("init", "inf")),
             "other channels": Bad(call=lambda: PReLU(3)(torch.ones(2, 4, 3)), mentions=("3", "(2, 4, 3)")),
+            "three channels for two": Bad(call=lambda: PReLU(2)(torch.ones(2, 3)), mentions=("2", "(2, 3)")),
             "no channels": Bad(call=lambda: PReLU(3)(torch.ones(3)), mentions=("3", "(3,)")),
         },
     ),

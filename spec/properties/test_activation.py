@@ -359,6 +359,19 @@ def test_prelu_starts_at_a_quarter_and_counts_few_parameters():
 
 
 @pytest.mark.item("prelu")
+@pytest.mark.parametrize("channels", [2, 300])
+def test_prelu_has_a_slope_for_every_channel_however_many(channels):
+    """PReLU(C) takes C channels and gives channel i its own slope a_i, for 2 channels as for 300.
+
+    Source: He et al. 2015, eq. 1: a_i of the ith channel.
+    """
+    slopes = torch.arange(1, channels + 1) / channels
+    module = PReLU(channels)
+    module.load_state_dict({"weight": slopes})
+    laws.assert_close(module(torch.stack([-3 * slopes, -slopes])).detach(), -torch.stack([3 * slopes**2, slopes**2]))
+
+
+@pytest.mark.item("prelu")
 @pytest.mark.parametrize("shape", [(), (4,), (2, 5), (2, 3, 4, 5)], ids=str)
 def test_prelu_shared_slope_fits_every_shape(shape):
     """The channel-shared variant takes any number of dimensions and keeps the shape.

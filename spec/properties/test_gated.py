@@ -100,16 +100,6 @@ def test_its_gradient_has_an_unscaled_path(x, cotangent):
 
 
 @pytest.mark.item("glu")
-@pytest.mark.parametrize("dim", [-1, 1])
-def test_its_second_derivative_is_right(dim):
-    """The gradient of the gradient equals central differences: ∂²/∂b² = a ⊗ σ(b) (1 − σ(b)) (1 − 2σ(b)) is no zero.
-
-    Source: the definition of the derivative; gradient penalties differentiate twice.
-    """
-    laws.gradient_correct(GLU(dim), normal(3, 4, 2), second_order=True)
-
-
-@pytest.mark.item("glu")
 def test_each_output_sees_its_value_and_its_gate():
     """y_i depends on a_i and b_i and on nothing else.
 
