@@ -17,7 +17,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-import beartype
 import jaxtyping
 
 PACKAGE = "impl"
@@ -181,8 +180,11 @@ def _shape_checking_finder():
     return sys.meta_path.pop(0)
 
 
-# `float` also means 2, as type checkers and every caller read it (PEP 484's numeric tower).
-check_types = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+def check_types(thing):
+    """beartype, to which `float` also means 2, as type checkers and every caller read it (PEP 484's numeric tower)."""
+    import beartype  # late: the other tools run in environments without it
+
+    return beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))(thing)
 
 
 class _Absent(Loader):
