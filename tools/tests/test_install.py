@@ -87,3 +87,11 @@ def test_make_without_python_is_one_line(tmp_path):
     )
     assert done.returncode != 0
     assert "set-up stopped: no no-such-python found" in done.stderr
+
+
+def test_golden_values_need_nothing_that_only_specs_need():
+    """`make golden` runs in an environment of the oracles alone."""
+    absent = ("beartype", "hypothesis", "pytest", "networkx", "ruff")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\nimport tools.__main__, tools.golden, spec.golden"
+    done = subprocess.run([sys.executable, "-c", code], cwd=install.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
