@@ -148,7 +148,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         split = input.dim() - len(self.normalized_shape)
-        if split < 0 or input.shape[split:] != self.normalized_shape:
+        if input.shape[split:] != self.normalized_shape:
             raise ValueError(f"expected an input ending in {self.normalized_shape}, got shape {tuple(input.shape)}")
         width = math.prod(self.normalized_shape)
         x = input.reshape(math.prod(input.shape[:split]), width)

@@ -47,7 +47,10 @@ def _bad_inputs(layer, right, *wrong):
         f"{len(shape)} dimensions": Bad(call=lambda shape=shape: layer(3)(torch.randn(shape)), mentions=(str(shape),))
         for shape in wrong
     }
-    return found | {"another number of channels": Bad(call=lambda: layer(3)(torch.randn(more)), mentions=("3", "4"))}
+    return found | {
+        "more channels": Bad(call=lambda: layer(3)(torch.randn(more)), mentions=("3", "4")),
+        "fewer channels": Bad(call=lambda: layer(5)(torch.randn(more)), mentions=("5", "4")),
+    }
 
 
 def _batch_norm(layer, name, *shape, untracked=False, bad=None, **arguments):
@@ -197,7 +200,8 @@ CASES = [
             "negative eps": Bad(call=lambda: GroupNorm(2, 6, eps=-0.1), mentions=("eps", "-0.1")),
             "groups that do not divide": Bad(call=lambda: GroupNorm(4, 6), mentions=("4", "6")),
             "more groups than channels": Bad(call=lambda: GroupNorm(6, 3), mentions=("6", "3")),
-            "another number of channels": Bad(call=lambda: GroupNorm(2, 6)(torch.randn(2, 4, 5)), mentions=("6", "4")),
+            "more channels": Bad(call=lambda: GroupNorm(2, 6)(torch.randn(2, 8, 5)), mentions=("6", "8")),
+            "fewer channels": Bad(call=lambda: GroupNorm(2, 6)(torch.randn(2, 4, 5)), mentions=("6", "4")),
             "one dimension": Bad(call=lambda: GroupNorm(2, 6)(torch.randn(6))),
         },
     ),
