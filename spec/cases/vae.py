@@ -68,7 +68,12 @@ _BAD = {
     "an unknown likelihood": Bad(
         call=lambda: VAE(nn.Linear(4, 6), nn.Linear(3, 4), 3, "poisson"), mentions=("poisson",)
     ),
-    "an encoder of another width": Bad(call=lambda: VAE(nn.Linear(4, 5), nn.Linear(3, 4), 3).encode(torch.rand(2, 4))),
+    "a narrower encoder": Bad(
+        call=lambda: VAE(nn.Linear(4, 5), nn.Linear(3, 4), 3).encode(torch.rand(2, 4)), mentions=("(2, 6)", "(2, 5)")
+    ),
+    "a wider encoder": Bad(
+        call=lambda: VAE(nn.Linear(4, 7), nn.Linear(3, 4), 3).encode(torch.rand(2, 4)), mentions=("(2, 6)", "(2, 7)")
+    ),
     "a decoder of another width": Bad(call=lambda: VAE(nn.Linear(4, 6), nn.Linear(3, 1), 3).elbo(torch.rand(2, 4))),
     "a Gaussian decoder without variances": Bad(
         call=lambda: VAE(nn.Linear(4, 6), nn.Linear(3, 4), 3, "gaussian").elbo(torch.rand(2, 4))
