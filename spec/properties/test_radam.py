@@ -253,7 +253,7 @@ def test_the_variance_of_the_adaptive_rate_is_constant():
     the largest over the smallest 1.04 to 1.10 (6 seeds); without the rectification 8.7 to 9.3. The threshold stands at
     1.25, more than six standard deviations of that ratio above its mean.
 
-    Source: Liu et al. 2019, section 4.2 and figure 8 (appendix): rectification holds the variance at Var[ψ(ρ_∞)].
+    Source: Liu et al. 2019, section 4.2: rectification holds the variance at Var[ψ(ρ_∞)].
     """
     generator = torch.Generator().manual_seed(0)
     theta = nn.Parameter(torch.zeros(8000, dtype=torch.float64))

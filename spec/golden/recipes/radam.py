@@ -90,7 +90,7 @@ def _rectification(t, b2):
     """r_t in the precision of b2, from the weights of the average: ρ_t is 2/(1−β₂) − 1 less twice their mean age."""
     import mpmath
 
-    # Section 4.2: the simple average with the same centre of mass; Σ i·w_i / Σ w_i = (ρ + 1)/2 over ages i = 1 … t.
+    # Section 4.1: the simple average with the same centre of mass; Σ i·w_i / Σ w_i = (ρ + 1)/2 over ages i = 1 … t.
     weights = [b2 ** (i - 1) for i in range(1, t + 1)]
     length = 2 * mpmath.fsum(i * w for i, w in enumerate(weights, 1)) / mpmath.fsum(weights) - 1
     longest = 2 / (1 - b2) - 1
