@@ -102,6 +102,7 @@ class RMSprop(Optimizer):
             means = [s["grad_avg"] for s in states]  # ḡ
             torch._foreach_lerp_(means, gradients, 1 - alpha)
             squares = torch._foreach_addcmul(squares, means, means, -1)
+            torch._foreach_clamp_min_(squares, 0.0)  # no spread at all may be rounded to less than none
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_add_(denominators, group["eps"])
         if momentum == 0:

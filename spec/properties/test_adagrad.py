@@ -196,17 +196,17 @@ def test_a_sum_that_begins_above_zero_shortens_the_first_steps():
 
 @pytest.mark.house_rule
 def test_a_group_has_an_initial_sum_of_its_own():
-    """Two groups with s_0 = 3 and s_0 = 8 take first steps of η/2 and η/3 under g = 1, at δ = 0.
+    """s_0 = 3 in one group and 8 in the other: the first steps are η g/√(3 + g²) and η g/√(8 + g²), at δ = 0.
 
     Convention: every setting belongs to its group; torch.optim.Adagrad has one initial sum for all.
     """
-    one, two = parameters((2,), (3,))
-    optimizer = Adagrad([{"params": [one]}, {"params": [two], "initial_accumulator_value": 8.0}], lr=0.6, eps=0.0)
-    optimizer.param_groups[0]["initial_accumulator_value"] = 3.0
-    before = [one.detach().clone(), two.detach().clone()]
-    drive(optimizer, [one, two], [[torch.ones(2, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]])
-    laws.assert_close(before[0] - one.detach(), torch.full((2,), 0.3, dtype=torch.float64))
-    laws.assert_close(before[1] - two.detach(), torch.full((3,), 0.2, dtype=torch.float64))
+    params, (gradients, *_) = parameters((2,), (3,)), script((2,), (3,), seed=2)
+    groups = [{"params": params[:1]}, {"params": params[1:], "initial_accumulator_value": 8.0}]
+    optimizer = Adagrad(groups, lr=0.6, eps=0.0, initial_accumulator_value=3.0)
+    before = [p.detach().clone() for p in params]
+    drive(optimizer, params, [gradients])
+    for p, start, g, initial in zip(params, before, gradients, (3.0, 8.0)):
+        laws.assert_close(p.detach() - start, -0.6 * g / (initial + g**2).sqrt())
 
 
 def test_the_rate_decays_from_the_second_step_on():

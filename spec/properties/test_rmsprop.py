@@ -246,6 +246,24 @@ def test_centered_noise_about_a_slope_counts_alone():
     assert -path.diff(dim=0)[-1, 0] > 8e-3
 
 
+@pytest.mark.house_rule
+@pytest.mark.parametrize(("dtype", "alpha"), [(torch.float32, 0.5), (torch.float64, 0.5), (torch.float64, 0.9)])
+def test_centered_a_spread_of_zero_is_not_rounded_below_zero(dtype, alpha):
+    """After 400 equal gradients v − ḡ² is zero but for rounding: the divisor is ε then, and no parameter is NaN.
+
+    Source: Graves 2013, eq. 40: an estimate of a variance.
+    Convention: the difference is cut at zero; torch.optim.RMSprop takes its root as it is, and is NaN here.
+    """
+    theta = nn.Parameter(torch.zeros(5, dtype=dtype))
+    optimizer = RMSprop([theta], lr=1.0, alpha=alpha, eps=1.0, centered=True)
+    gradient = torch.tensor([0.1, -0.3, 7.7, 1e-3, -1.1], dtype=dtype)
+    drive(optimizer, [theta], [[gradient]] * 400)
+    before = theta.detach().clone()
+    drive(optimizer, [theta], [[gradient]])
+    why = "rounding leaves a spread of order 1e-4·g in float32 beside ε = 1"
+    laws.assert_close((theta.detach() - before) / gradient, torch.full((5,), -1.0, dtype=dtype), rtol=0.01, because=why)
+
+
 # ---------------------------------------------------------------------------------------------- momentum
 
 
