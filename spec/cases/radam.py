@@ -32,6 +32,7 @@ BAD = {
     "negative weight_decay": Bad(call=_with(weight_decay=-0.125), mentions=("weight_decay", "-0.125")),
     "lr is not a number": Bad(call=_with(lr=float("nan")), mentions=("lr", "nan")),
     "beta1 of 1": Bad(call=_with(betas=(1.0, 0.9)), mentions=("beta1", "1.0")),
+    "beta1 above 1": Bad(call=_with(betas=(1.5, 0.9)), mentions=("beta1", "1.5")),
     "beta2 of 1": Bad(call=_with(betas=(0.9, 1.0)), mentions=("beta2", "1.0")),
     "negative beta2": Bad(call=_with(betas=(0.9, -0.5)), mentions=("beta2", "-0.5")),
     "threshold below 4": Bad(call=_with(threshold=3.5), mentions=("threshold", "3.5")),

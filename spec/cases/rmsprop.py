@@ -31,6 +31,7 @@ BAD = {
     "negative eps": Bad(call=_with(eps=-0.25), mentions=("eps", "-0.25")),
     "negative weight_decay": Bad(call=_with(weight_decay=-0.125), mentions=("weight_decay", "-0.125")),
     "lr is not a number": Bad(call=_with(lr=float("nan")), mentions=("lr", "nan")),
+    "alpha above 1": Bad(call=_with(alpha=1.25), mentions=("alpha", "1.25")),
     "alpha of 1": Bad(call=_with(alpha=1.0), mentions=("alpha", "1.0")),
     "negative alpha": Bad(call=_with(alpha=-0.5), mentions=("alpha", "-0.5")),
     "momentum of 1": Bad(call=_with(momentum=1.0), mentions=("momentum", "1.0")),
