@@ -74,7 +74,7 @@ def settings_belong_to_groups(build) -> None:
     for name, value in build(parameters()).defaults.items():
         if isinstance(value, bool) or not isinstance(value, (float, int, tuple)) or not value:
             continue
-        other = {name: tuple(v / 2 for v in value) if isinstance(value, tuple) else value / 2}
+        other = _another(build, name, value)
         gradients = script()
         params = parameters()
         drive(build([{"params": params[:1]}, {"params": params[1:], **other}]), params, gradients)
@@ -86,14 +86,28 @@ def settings_belong_to_groups(build) -> None:
         laws.assert_differs(params[1].detach(), default[1].detach(), by=0.0, what=f"parameters under another {name}")
 
 
+def _another(build, name, value) -> dict:
+    """Another value of a setting: half of it, or twice where half is out of its range."""
+    for factor in (0.5, 2):
+        other = {name: tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor}
+        try:
+            build([{"params": parameters(), **other}])
+        except ValueError:
+            continue
+        return other
+    raise AssertionError(f"expected half or twice of {name} = {value} to be in range, found neither is")
+
+
 def late_parameters_start_fresh(build) -> None:
-    """A parameter without a gradient is untouched and has no state; its first gradient is its own step 1."""
+    """A parameter without a gradient, and what state it was built with, is untouched; its first is its own step 1."""
     params, gradients = parameters(), script()
-    optimizer, before = build(params), params[1].detach().clone()
+    optimizer = build(params)
+    before = [t.clone() for t in (params[1].detach(), *state_tensors(optimizer, params[1]))]
     drive(optimizer, params, [[row[0], None] for row in gradients[:3]])
-    laws.assert_same(params[1].detach(), before, what="a parameter that never had a gradient")
-    if state_tensors(optimizer, params[1]):
-        raise AssertionError("expected no state for a parameter that never had a gradient, found some")
+    after = (params[1], *state_tensors(optimizer, params[1]))
+    if len(after) > len(before):
+        raise AssertionError("expected no new state for a parameter that never had a gradient, found some")
+    _same(after, before, "parameter or state without a gradient")
     drive(optimizer, params, gradients[3:])
     alone = parameters()[1:]
     drive(build(alone), alone, [row[1:] for row in gradients[3:]])
@@ -119,11 +133,13 @@ def nothing_to_do(build) -> None:
     """No gradient at all: a step changes nothing and raises nothing."""
     params = parameters()
     optimizer, before = build(params), [p.detach().clone() for p in params]
+    built_with = [t.clone() for t in state_tensors(optimizer)]
     if optimizer.step() is not None:
         raise AssertionError("expected None from a step without a closure")
     _same(params, before, "parameter")
-    if state_tensors(optimizer):
-        raise AssertionError("expected no state before the first gradient, found some")
+    if len(state_tensors(optimizer)) > len(built_with):
+        raise AssertionError("expected no new state before the first gradient, found some")
+    _same(state_tensors(optimizer), built_with, "state before the first gradient")
 
 
 def resumes_bit_for_bit(build) -> None:

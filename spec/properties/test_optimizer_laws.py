@@ -25,7 +25,7 @@ def test_settings_belong_to_their_group(case):
 
 @of_each("late_parameters_start_fresh")
 def test_a_late_parameter_starts_fresh(case):
-    """A parameter without a gradient has no state; its first gradient is its own first step.
+    """A parameter without a gradient gets no state from a step; its first gradient is its own first step.
 
     Source: the contract of torch.optim: `grad is None` means absent, not zero.
     """

@@ -1,0 +1,1 @@
+"""optax, composed from its parts, under our public names."""

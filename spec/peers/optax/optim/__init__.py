@@ -1,0 +1,1 @@
+"""Optimizers of optax behind torch's interface."""

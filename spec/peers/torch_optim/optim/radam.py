@@ -1,0 +1,5 @@
+"""RAdam of torch.optim."""
+
+from torch.optim import RAdam
+
+__all__ = ["RAdam"]
