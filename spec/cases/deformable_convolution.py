@@ -30,9 +30,9 @@ def moved(layer, *arguments, **named):
 
 def _arguments():
     """Input, offset, weight, bias, stride, padding, dilation, mask: two groups of offsets, two of channels."""
-    offset, weight = between(2, 24, 3, 6), _random(4, 2, 3, 2, seed=1)
-    mask = torch.rand(2, 12, 3, 6, generator=torch.Generator().manual_seed(2))
-    return _random(2, 4, 6, 5), offset, weight, _random(4, seed=3), (2, 1), (1, 2), (1, 3), mask
+    offset, weight = between(2, 8, 3, 5), _random(4, 1, 2, 1, seed=1)
+    mask = torch.rand(2, 4, 3, 5, generator=torch.Generator().manual_seed(2))
+    return _random(2, 2, 4, 5), offset, weight, _random(4, seed=3), (2, 1), (1, 0), (1, 3), mask
 
 
 def _bad(call, *mentions):
@@ -46,12 +46,12 @@ def _bad_call(**changed):
 
 
 def _layer(layer, name, **more):
-    how = {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 2), "groups": 2, "offset_groups": 2}
+    how = {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 3), "groups": 2, "offset_groups": 2}
     return Case(
         item="deformable-conv",
         name=name,
-        build=lambda: moved(layer, 4, 6, (2, 3), **how),
-        inputs=lambda: (_random(3, 4, 5, 7),),
+        build=lambda: moved(layer, 2, 4, (1, 2), **how),
+        inputs=lambda: (_random(3, 2, 1, 6),),
         bad={
             "no offset groups": _bad(lambda: layer(4, 2, 3, offset_groups=0), "offset_groups", "0"),
             "offset groups that do not divide": _bad(lambda: layer(4, 2, 3, offset_groups=3), "4", "3"),
@@ -73,19 +73,24 @@ CASES = [
         inputs=_arguments,
         is_function=True,
         bad={
-            "3 dimensions": _bad(lambda: _bad_call(input=torch.randn(4, 6, 5)), "4", "(4, 6, 5)"),
-            "weights of other channels": _bad(lambda: _bad_call(weight=torch.randn(4, 3, 3, 2)), "4", "(4, 3, 3, 2)"),
+            "3 dimensions": _bad(lambda: _bad_call(input=torch.randn(2, 4, 5)), "4", "(2, 4, 5)"),
+            "weights of other channels": _bad(lambda: _bad_call(weight=torch.randn(4, 3, 2, 1)), "2", "(4, 3, 2, 1)"),
             "outputs that groups do not share": _bad(
-                lambda: _bad_call(weight=torch.randn(3, 2, 3, 2)), "4", "(3, 2, 3, 2)"
+                lambda: _bad_call(weight=torch.randn(3, 1, 2, 1)), "2", "(3, 1, 2, 1)"
             ),
-            "a number of offsets a channel": _bad(lambda: _bad_call(offset=torch.randn(2, 8, 3, 6)), "(2, 8, 3, 6)"),
-            "offsets of another size": _bad(lambda: _bad_call(offset=torch.randn(2, 24, 6, 5)), "(2, 24, 6, 5)"),
-            "offsets for three groups of channels": _bad(lambda: _bad_call(offset=torch.randn(2, 36, 3, 6)), "36"),
-            "a mask for one group": _bad(lambda: _bad_call(mask=torch.randn(2, 6, 3, 6)), "(2, 6, 3, 6)", "12"),
+            "two offsets for all taps": _bad(lambda: _bad_call(offset=torch.randn(2, 2, 3, 5)), "(2, 2, 3, 5)"),
+            "an odd number of offsets": _bad(lambda: _bad_call(offset=torch.randn(2, 9, 3, 5)), "(2, 9, 3, 5)"),
+            "offsets of another size": _bad(lambda: _bad_call(offset=torch.randn(2, 8, 4, 5)), "(2, 8, 4, 5)", "3"),
+            "offsets for three groups of channels": _bad(
+                lambda: _bad_call(offset=torch.randn(2, 12, 3, 5)), "(2, 12, 3, 5)"
+            ),
+            "a mask for one group": _bad(
+                lambda: _bad_call(mask=torch.randn(2, 2, 3, 5)), "(2, 2, 3, 5)", "(2, 4, 3, 5)"
+            ),
             "no stride": _bad(lambda: _bad_call(stride=0), "stride", "0"),
             "negative padding": _bad(lambda: _bad_call(padding=(1, -1)), "padding", "(1, -1)"),
             "no dilation": _bad(lambda: _bad_call(dilation=0), "dilation", "0"),
-            "smaller than the kernel": _bad(lambda: _bad_call(dilation=(1, 9)), "[3, 10]", "(8, 9)"),
+            "smaller than the kernel": _bad(lambda: _bad_call(dilation=(6, 1)), "[7, 1]", "(6, 5)"),
         },
         exempt={"batch_independent": WEIGHTS, "batch_independent_in_eval": WEIGHTS, "empty_batch_is_defined": WEIGHTS},
     ),
