@@ -33,7 +33,7 @@ def test_an_offset_finds_where_the_image_went():
     """Fitted to images that grid_sample moved by (1.6, −2.3), one shared offset becomes (1.6, −2.3), in this order.
 
     Source: Dai et al. 2017, eq. 2-4 and appendix A: offsets learn through the bilinear weights.
-    Measured: within 0.001 over 5 seeds; (−2.3, 1.6) with x and y exchanged, (0, 0) with detached weights.
+    Measured: within 0.001 over 5 seeds; (−2.3, 1.6) with x and y exchanged.
     """
     x = smooth_digits(16, 20, seed=0)
     rows, columns = torch.meshgrid(torch.arange(20) + 1.6, torch.arange(20) - 2.3, indexing="ij")
@@ -50,7 +50,7 @@ def test_nine_taps_find_their_dilation():
     """Fitted to a dilated convolution of known weights, each tap of an ordinary one moves out to its dilated place.
 
     Source: Dai et al. 2017, §2.3 and §4.2: learned offsets enlarge the receptive field; dilation is a special case.
-    Measured: within 0.001 over 3 seeds; 1 off at its start, where detached weights leave it.
+    Measured: within 0.001 over 3 seeds; 1 off at its start.
     """
     x = smooth_digits(16, 20, seed=1)
     weight = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(1))
