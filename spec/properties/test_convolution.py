@@ -1,0 +1,520 @@
+"""Convolution, dilated and depthwise separable.
+
+Yu & Koltun 2015, arXiv:1511.07122; Howard et al. 2017, arXiv:1704.04861; Chollet 2016, arXiv:1610.02357.
+"""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from impl.layers.convolution import ContextModule, Conv1d, Conv2d, DepthwiseSeparableConv2d
+from spec import cost, laws
+from spec.strategies import floats, seeds
+
+dilated, separable = pytest.mark.item("dilated-conv"), pytest.mark.item("depthwise-separable-conv")
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+margins = st.tuples(st.integers(0, 3), st.integers(0, 3))
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def ready(module, seed=0):
+    """float64, and every parameter random so that no default hides a factor."""
+    return laws.randomise(module.double(), seed)
+
+
+def definition(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """y[o, p] = b[o] + Σ_{c,t} w[o, c, t] x[c, s·p + l·t − padding], tap after tap and group after group."""
+    (b, _, height, width), (kh, kw) = x.shape, weight.shape[2:]
+    framed = x.new_zeros(b, x.shape[1], height + 2 * padding[0], width + 2 * padding[1])
+    framed[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width] = x
+    size = [(n - l * (k - 1) - 1) // s + 1 for n, l, k, s in zip(framed.shape[2:], dilation, (kh, kw), stride)]
+    rows = torch.arange(size[0]) * stride[0]
+    columns = torch.arange(size[1]) * stride[1]
+    blocks = []
+    for image, kernel in zip(framed.chunk(groups, dim=1), weight.chunk(groups)):
+        y = x.new_zeros(b, len(kernel), *size)
+        for i, j in itertools.product(range(kh), range(kw)):
+            under = image[:, :, rows[:, None] + i * dilation[0], columns + j * dilation[1]]
+            y = y + torch.einsum("oc,bchw->bohw", kernel[:, :, i, j], under)
+        blocks.append(y)
+    y = torch.cat(blocks, dim=1)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def keys(module):
+    return {name: tuple(t.shape) for name, t in module.state_dict().items()}
+
+
+def check_weights_trade(ours, theirs, *inputs):
+    """Weights go to the other library and come back; both ways outputs and gradients stay the same."""
+    for source, target in ((ours, theirs), (theirs, ours)):
+        laws.randomise(source, seed=len(keys(source)))
+        target.load_state_dict(source.state_dict())
+        laws.gradients_match(ours, theirs, *inputs)
+    assert keys(ours) == keys(theirs), f"expected the state {keys(theirs)}, found {keys(ours)}"
+
+
+# ---------------------------------------------------------------------------------------------- convolution
+
+
+@dilated
+@given(
+    seed=seeds(),
+    kernel=pairs,
+    stride=pairs,
+    padding=margins,
+    dilation=pairs,
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+)
+def test_convolution_is_a_sum_over_channels_and_taps(seed, kernel, stride, padding, dilation, groups, bias):
+    """y[o, p] = b[o] + Σ_{c,t} w[o, c, t] · x[c, s·p + l·t − padding], and its gradients, for every geometry.
+
+    Source: Yu & Koltun 2015, eq. 2.  Convention: the kernel is not flipped.
+    """
+    module = Conv2d(4, 6, kernel, stride, padding, dilation, groups, bias)
+    module = ready(module, seed)
+    twin = ready(nn.Conv2d(4, 6, kernel, groups=groups, bias=bias), seed)
+    twin.forward = lambda x: definition(x, twin.weight, twin.bias, stride, padding, dilation, groups)
+    laws.gradients_match(module, twin, normal(2, 4, 7, 8, seed=seed))
+
+
+@dilated
+@given(seed=seeds(), kernel=pairs, dilation=pairs)
+def test_dilation_spreads_the_kernel_not_the_image(seed, kernel, dilation):
+    """F *_l k = F * k', where k' is k with l − 1 zeros between its taps, l(k − 1) + 1 wide.
+
+    Source: Yu & Koltun 2015, §2: the filter is applied with a dilation factor; no dilated filter is ever built.
+    """
+    x, module = normal(2, 3, 8, 9, seed=seed), ready(Conv2d(3, 2, kernel, dilation=dilation), seed)
+    wide = torch.zeros(2, 3, *(l * (k - 1) + 1 for k, l in zip(kernel, dilation)), dtype=torch.float64)
+    wide[:, :, :: dilation[0], :: dilation[1]] = module.weight.detach()
+    laws.assert_close(module(x), nn.functional.conv2d(x, wide, module.bias))
+
+
+@dilated
+@given(seed=seeds(), dilation=pairs)
+def test_dilated_convolution_treats_the_phases_of_the_image_apart(seed, dilation):
+    """(F *_l k)[l·i + a] = (F[a::l] * k)[i]: the l² sub-sampled images are convolved each by itself.
+
+    Source: Yu & Koltun 2015, §2; the algorithme à trous (Holschneider et al. 1987) that the section names.
+    """
+    x, module = normal(2, 3, 11, 10, seed=seed), ready(Conv2d(3, 2, (3, 2), dilation=dilation), seed)
+    y = module(x)
+    for a, b in itertools.product(range(dilation[0]), range(dilation[1])):
+        phase = x[:, :, a :: dilation[0], b :: dilation[1]]
+        expected = nn.functional.conv2d(phase, module.weight, module.bias)
+        laws.assert_close(y[:, :, a :: dilation[0], b :: dilation[1]], expected, what=f"phase {a}, {b}")
+
+
+@dilated
+@given(kernel=pairs, stride=pairs, padding=margins, dilation=pairs, height=st.integers(7, 12))
+def test_output_size(kernel, stride, padding, dilation, height):
+    """H' = ⌊(H + 2·padding − l(k − 1) − 1)/s⌋ + 1: as many places as the spread kernel fits into.
+
+    Source: Dumoulin & Visin 2016, arXiv:1603.07285, relationship 15.
+    """
+    y = Conv2d(1, 3, kernel, stride, padding, dilation)(normal(2, 1, height, 9, dtype=torch.float32))
+    last = [n + 2 * p - l * (k - 1) - 1 for n, p, l, k in zip((height, 9), padding, dilation, kernel)]
+    expected = (2, 3, *(len(range(0, end + 1, s)) for end, s in zip(last, stride)))
+    assert y.shape == expected, f"expected {expected}, found {tuple(y.shape)}"
+
+
+@dilated
+@given(seed=seeds(), down=st.integers(-4, 4), right=st.integers(-4, 4), dilation=pairs)
+def test_convolution_moves_with_the_image(seed, down, right, dilation):
+    """On a torus conv(shift(x)) = shift(conv(x)): the kernel is the same everywhere.
+
+    Source: Yu & Koltun 2015, eq. 2, where s + l·t = p alone decides.
+    """
+    module = ready(Conv2d(2, 3, 3, padding=dilation, dilation=dilation, padding_mode="circular"), seed)
+    laws.equivariant(module, normal(2, 2, 7, 6, seed=seed), lambda t: t.roll((down, right), dims=(2, 3)))
+
+
+@dilated
+def test_an_impulse_draws_the_kernel_mirrored():
+    """conv(δ_q)[p] = w[(q − p)/l]: the response to one pixel is the kernel turned by 180°, its taps l apart.
+
+    Source: Yu & Koltun 2015, eq. 2.  Convention: the kernel is not flipped, so its picture is.
+    """
+    module = ready(Conv2d(1, 1, 3, dilation=(2, 3), bias=False))
+    x = torch.zeros(1, 1, 9, 13, dtype=torch.float64)
+    x[0, 0, 4, 6] = 1.0
+    expected = torch.zeros(5, 7, dtype=torch.float64)
+    expected[::2, ::3] = module.weight.detach()[0, 0].flip(0, 1)
+    laws.assert_close(module(x)[0, 0], expected)
+
+
+@dilated
+@given(seed=seeds(), a=floats(-3, 3), b=floats(-3, 3))
+def test_convolution_is_linear_and_its_bias_is_added_once(seed, a, b):
+    """conv(a·x + b·y) − β = a·(conv(x) − β) + b·(conv(y) − β), β the bias of each output channel.
+
+    Source: Yu & Koltun 2015, eq. 2.
+    """
+    module = ready(Conv2d(2, 3, (3, 2), stride=(2, 1), padding=1), seed)
+    x, y = normal(2, 2, 5, 4, seed=seed), normal(2, 2, 5, 4, seed=seed + 1)
+    beta = module.bias[:, None, None]
+    laws.assert_close(module(a * x + b * y) - beta, a * (module(x) - beta) + b * (module(y) - beta))
+
+
+@dilated
+@pytest.mark.parametrize(
+    ("mode", "theirs"),
+    [("zeros", "constant"), ("reflect", "reflect"), ("replicate", "replicate"), ("circular", "circular")],
+)
+def test_padding_modes(mode, theirs):
+    """Margins are zeros, the mirrored image without its edge, the edge again, or the opposite end.
+
+    Convention: torch.nn.Conv2d(padding_mode=…); margins of height and width differ.
+    """
+    module = ready(Conv2d(2, 3, 3, padding=(2, 3), padding_mode=mode, stride=(1, 2)))
+    x = normal(2, 2, 4, 5)
+    framed = nn.functional.pad(x, (3, 3, 2, 2), mode=theirs)
+    laws.assert_close(module(x), nn.functional.conv2d(framed, module.weight, module.bias, (1, 2)))
+
+
+@dilated
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies
+@given(kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)), dilation=pairs, seed=seeds())
+def test_same_padding_keeps_the_size(kernel, dilation, seed):
+    """padding="same" keeps the size, and of an odd margin l(k − 1) the larger half stands at the end.
+
+    Convention: torch.nn.Conv2d(padding="same"), as in TensorFlow.
+    """
+    module, x = ready(Conv2d(2, 3, kernel, padding="same", dilation=dilation), seed), normal(2, 2, 6, 5, seed=seed)
+    (top, left), (bottom, right) = zip(*(divmod(l * (k - 1), 2) for k, l in zip(kernel, dilation)))
+    framed = nn.functional.pad(x, (left, left + right, top, top + bottom))
+    expected = nn.functional.conv2d(framed, module.weight, module.bias, dilation=dilation)
+    laws.assert_close(module(x), expected)
+    assert expected.shape[2:] == x.shape[2:]
+
+
+@dilated
+def test_valid_padding_is_none():
+    """padding="valid" reads only inside the image.
+
+    Convention: torch.nn.Conv2d(padding="valid").
+    """
+    module, x = ready(Conv2d(2, 3, (3, 2), padding="valid", stride=(1, 2))), normal(2, 2, 6, 5)
+    laws.assert_close(module(x), nn.functional.conv2d(x, module.weight, module.bias, (1, 2)))
+
+
+@dilated
+def test_groups_do_not_see_each_other():
+    """With G groups the Jacobian is block-diagonal over channels: block g of the outputs sees block g of the inputs.
+
+    Source: Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), §3.5.
+    Convention: a group is a block of neighbouring channels, as in torch.
+    """
+    module = ready(Conv2d(6, 9, 2, groups=3))
+    inside = torch.arange(3).repeat_interleave(2 * 4)
+    outside = torch.arange(3).repeat_interleave(3)
+    laws.depends_only_on(lambda x: module(x[None])[0], normal(6, 2, 2), outside[:, None] == inside)
+
+
+@dilated
+@pytest.mark.parametrize("length", [5, 8])
+def test_a_sequence_is_an_image_of_one_row(length):
+    """Conv1d has the output and the gradients of a convolution along the only row of an image.
+
+    Source: Yu & Koltun 2015, eq. 2, which holds in any dimension.  Convention: weights (O, C/groups, k), as in torch.
+    """
+    arguments = {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}
+    module = ready(Conv1d(4, 6, 3, **arguments))
+    twin = ready(nn.Conv1d(4, 6, 3, groups=2))
+    twin.forward = lambda x: definition(
+        x.unsqueeze(2), twin.weight.unsqueeze(2), twin.bias, (1, 2), (0, 3), (1, 2), groups=2
+    ).squeeze(2)
+    laws.gradients_match(module, twin, normal(2, 4, length))
+
+
+@dilated
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_weights_trade_with_torch(mode):
+    """State dicts go to torch.nn.Conv2d and Conv1d and come back, and outputs and gradients are the same.
+
+    Convention: torch.nn: arguments in the same order, weight (O, C/groups, kh, kw), bias (O).
+    """
+    arguments = (4, 6, (3, 2), (1, 2), (2, 1), (1, 3), 2, True, mode)
+    check_weights_trade(Conv2d(*arguments).double(), nn.Conv2d(*arguments).double(), normal(2, 4, 5, 6))
+    arguments = (4, 6, 3, 2, 2, 1, 2, False, mode)
+    check_weights_trade(Conv1d(*arguments).double(), nn.Conv1d(*arguments).double(), normal(2, 4, 5))
+    arguments = (2, 3, (4, 3), 1, "same", (1, 2), 1, True, mode)
+    check_weights_trade(Conv2d(*arguments).double(), nn.Conv2d(*arguments).double(), normal(2, 2, 5, 6))
+
+
+@dilated
+@pytest.mark.parametrize(("kind", "kernel"), [(Conv1d, (3,)), (Conv2d, (3, 2))])
+def test_weights_start_uniform(kind, kernel):
+    """Weights and biases start uniform in ±1/√(C/groups · taps): within it, filling it, of standard deviation bound/√3.
+
+    Convention: torch.nn's, Kaiming's with a = √5.
+    Measured: 0.56 to 0.58 times the bound over 3 seeds; 0.41 with the channels of both groups counted as fan-in.
+    """
+    torch.manual_seed(3)
+    module = kind(32, 256, kernel, groups=2)
+    bound = (16 * torch.tensor(kernel).prod().item()) ** -0.5
+    for name, values in (("weight", module.weight), ("bias", module.bias)):
+        largest, deviation = values.abs().max().item() / bound, values.std().item() / bound
+        assert 0.95 < largest <= 1, f"expected {name} to fill ±1/√fan-in, found {largest:.3f} of it"
+        assert 0.5 < deviation < 0.65, f"expected {name} to be uniform, found a deviation of {deviation:.3f} bounds"
+
+
+@dilated
+def test_convolution_has_second_derivatives():
+    """The gradient's own gradient is that of central differences, with stride, dilation and groups.
+
+    Source: the definition of the derivative; gradient penalties differentiate twice.
+    """
+    module = Conv2d(2, 4, (2, 1), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
+    laws.gradient_correct(module, normal(2, 2, 4, 3), second_order=True)
+
+
+@dilated
+@pytest.mark.parametrize("dilation", [1, 2, 5])
+def test_cost_does_not_depend_on_dilation(dilation):
+    """2·B·O·(C/groups)·k²·H'·W' operations and O·(C/groups)·k² weights, whatever l: dilation is free.
+
+    Source: Yu & Koltun 2015, §2: exponential growth of the receptive field without loss of resolution or coverage, with
+    parameters that grow linearly.
+    """
+    module = Conv2d(4, 6, 3, padding=dilation, dilation=dilation, groups=2, bias=False)
+    assert sum(p.numel() for p in module.parameters()) == 6 * 2 * 9
+    found = cost.flops(module, normal(3, 4, 7, 11, dtype=torch.float32))
+    assert found == 2 * 3 * 6 * 2 * 9 * 7 * 11, f"expected 2·B·O·C/G·9·H·W operations, found {found}"
+
+
+@dilated
+@pytest.mark.parametrize(("needed", "convolutions"), [(True, 3), (False, 2)])
+def test_backward_costs_what_it_must(needed, convolutions):
+    """Forward and backward are three convolutions' worth of work, two where the input needs no gradient.
+
+    Source: LeCun et al. 1998, the first layer of a network; each of the three products has the same size.
+    """
+    module = Conv2d(3, 5, 3, padding=1, bias=False)
+    x = normal(2, 3, 6, 7, dtype=torch.float32).requires_grad_(needed)
+    found = cost.flops(lambda t: module(t).sum().backward(), x)
+    one = 2 * 2 * 5 * 3 * 9 * 6 * 7
+    assert found == convolutions * one, f"expected {convolutions}·{one} operations, found {found}"
+
+
+# ---------------------------------------------------------------------------------------------- receptive fields
+
+
+def support(layers, side=81):
+    """How far, and at how many pixels, the middle output of a stack depends on the input."""
+    x = torch.zeros(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+    y = x
+    for layer in layers:
+        y = layer(y)
+    y[0, 0, side // 2, side // 2].backward()
+    seen = x.grad[0, 0] != 0
+    rows, columns = (seen.any(d).nonzero() for d in (1, 0))
+    return (rows.max() - rows.min() + 1).item(), (columns.max() - columns.min() + 1).item(), seen.sum().item()
+
+
+def stack(dilations):
+    """3×3 convolutions of positive weights, which cannot cancel."""
+    layers = [Conv2d(1, 1, 3, padding=l, dilation=l).double() for l in dilations]
+    for layer in layers:
+        layer.weight.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    return layers
+
+
+@dilated
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_receptive_field_doubles_with_each_layer(layers):
+    """Dilations 1, 2, 4, …, 2^i give a receptive field of (2^(i+2) − 1)², and every pixel of it counts.
+
+    Source: Yu & Koltun 2015, §2 and fig. 1.
+    """
+    side = 2 ** (layers + 1) - 1
+    found = support(stack([2**i for i in range(layers)]))
+    assert found == (side, side, side**2), f"expected {side}×{side} pixels, all seen, found {found}"
+
+
+@dilated
+def test_equal_dilations_leave_a_grid():
+    """Three layers of dilation 2 reach 13×13 pixels but see only every other one, 49 of 169: gridding.
+
+    Source: Yu, Koltun & Funkhouser 2017, arXiv:1705.09914, §3.3; Wang et al. 2017, arXiv:1702.08502, fig. 2.
+    """
+    found = support(stack([2, 2, 2]))
+    assert found == (13, 13, 49), f"expected 13×13 pixels, 49 of them seen, found {found}"
+
+
+@dilated
+def test_context_module_sees_67_by_67():
+    """The module's eight layers see 3, 5, 9, 17, 33, 65, 67, 67 pixels a side, every pixel of them.
+
+    Source: Yu & Koltun 2015, table 1, row "Receptive field".
+    """
+    module = ContextModule(1).double()
+    found = []
+    for layer in module.layers:
+        layer.weight.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+        found.append(support(module.layers[: len(found) + 1]))
+    expected = [(n, n, n * n) for n in (3, 5, 9, 17, 33, 65, 67, 67)]
+    assert found == expected, f"expected {expected}, found {found}"
+
+
+@dilated
+@pytest.mark.parametrize("channels", [1, 3])
+def test_context_module_starts_as_the_identity(channels):
+    """At its start the module gives back every non-negative map bit for bit, and the positive part of any other.
+
+    Source: Yu & Koltun 2015, eq. 4: k^b(t, a) = 1[t = 0]·1[a = b]; the truncation max(·, 0) of §3.
+    """
+    x = normal(2, channels, 9, 7)
+    laws.assert_same(ContextModule(channels).double()(x), x.clamp(min=0))
+
+
+@dilated
+def test_context_module_truncates_between_its_layers_but_not_at_its_end():
+    """out = w₈ * r(w₇ * … r(w₁ * x)), r = max(·, 0): the last layer may go below zero.
+
+    Source: Yu & Koltun 2015, table 1, row "Truncation": seven times yes, then no.
+    """
+    module, x = ready(ContextModule(2)), normal(2, 2, 6, 5)
+    for layer in module.layers:
+        layer.weight.data *= 0.3
+    expected = x
+    for n, l in enumerate((1, 1, 2, 4, 8, 16, 1, 0)):
+        layer = module.layers[n]
+        y = nn.functional.conv2d(expected, layer.weight, layer.bias, padding=l, dilation=max(l, 1))
+        expected = y if n == 7 else y.clamp(min=0)
+    laws.assert_close(module(x), expected)
+    assert expected.min() < 0, "the case is empty: expected a negative output"
+
+
+@dilated
+def test_context_module_learns_in_every_layer_from_its_start():
+    """At the identity every weight and bias of the module gets gradient: the zeros are no trap.
+
+    Source: Yu & Koltun 2015, §3: from the identity, backpropagation harvests the context.
+    """
+    module = ContextModule(2).double()
+    loss = (module(normal(2, 2, 40, 36).abs()) * normal(2, 2, 40, 36, seed=1)).sum()
+    laws.gradient_reaches(loss, dict(module.named_parameters()))
+
+
+# ---------------------------------------------------------------------------------------------- depthwise separable
+
+
+@separable
+@given(seed=seeds(), kernel=pairs, stride=pairs, padding=margins, dilation=pairs, multiplier=st.integers(1, 3))
+def test_separable_convolution_is_a_full_one_of_factored_kernels(seed, kernel, stride, padding, dilation, multiplier):
+    """It equals the full convolution of kernel K[n, m, t] = Σ_i P[n, m·d + i] · D[m·d + i, t], d the multiplier.
+
+    Source: Howard et al. 2017, eq. 3: Ĝ = Σ K̂_m · F_m, followed by a 1×1 convolution.
+    Convention: the kernels of input channel m give the outputs m·d … m·d + d − 1 of the depthwise half, as in torch.
+    """
+    module = ready(DepthwiseSeparableConv2d(3, 4, kernel, stride, padding, dilation, multiplier), seed)
+    mixing = module.pointwise.weight[:, :, 0, 0].unflatten(1, (3, multiplier))
+    kernels = module.depthwise.weight[:, 0].unflatten(0, (3, multiplier))
+    full = torch.einsum("nmi,miyx->nmyx", mixing, kernels)
+    x = normal(2, 3, 8, 7, seed=seed)
+    laws.assert_close(module(x), nn.functional.conv2d(x, full, None, stride, padding, dilation))
+
+
+@separable
+def test_depthwise_half_keeps_channels_apart():
+    """Output m·d + i of the depthwise half depends on the pixels of channel m under the kernel and on nothing else.
+
+    Source: Howard et al. 2017, §3.1: depthwise convolution only filters input channels, it does not combine them.
+    """
+    module = ready(DepthwiseSeparableConv2d(3, 5, 2, depth_multiplier=2))
+    channel_of_output = torch.arange(3).repeat_interleave(2)
+    channel_of_input = torch.arange(3).repeat_interleave(4)
+    laws.depends_only_on(
+        lambda x: module.depthwise(x[None])[0], normal(3, 2, 2), channel_of_output[:, None] == channel_of_input
+    )
+
+
+@separable
+def test_pointwise_half_keeps_pixels_apart():
+    """The pointwise half mixes all channels of one pixel, and never two pixels.
+
+    Source: Howard et al. 2017, §3.1: a 1×1 convolution to create a linear combination of the depthwise layer's output.
+    """
+    module = ready(DepthwiseSeparableConv2d(2, 3, 3, padding=1, depth_multiplier=2))
+    pixel = torch.arange(6)
+    laws.depends_only_on(
+        lambda x: module.pointwise(x[None])[0],
+        normal(4, 2, 3),
+        (pixel.repeat(3)[:, None] == pixel.repeat(4)),
+    )
+
+
+@separable
+@given(seed=seeds(), a=floats(-3, 3))
+def test_there_is_nothing_between_the_two_halves(seed, a):
+    """f(a·x) = a·f(x) for every a, negative ones too: no activation stands between the halves.
+
+    Source: Chollet 2016, §3.2 and fig. 10: no intermediate activation is better.
+    Convention: MobileNet's batch normalization and ReLU after each half are the network's, not the layer's.
+    """
+    module, x = ready(DepthwiseSeparableConv2d(3, 4, (3, 2), padding=1), seed), normal(2, 3, 4, 5, seed=seed)
+    laws.assert_close(module(a * x), a * module(x))
+
+
+@separable
+@pytest.mark.parametrize(("inside", "outside", "side"), [(4, 64, 3), (6, 10, 5), (3, 7, 1)])
+def test_cost_is_a_fraction_of_the_full_convolution(inside, outside, side):
+    """D_K²·M·D_F² + M·N·D_F² multiply-adds, 1/N + 1/D_K² of the full convolution's D_K²·M·N·D_F².
+
+    Source: Howard et al. 2017, eq. 5 and the ratio below it: 8 to 9 times less for 3×3 kernels.
+    """
+    module = DepthwiseSeparableConv2d(inside, outside, side, padding="same")
+    found = cost.flops(module, normal(2, inside, 8, 9, dtype=torch.float32))
+    full = 2 * 2 * side**2 * inside * outside * 8 * 9
+    expected = 2 * 2 * 8 * 9 * (side**2 * inside + inside * outside)
+    assert found == expected, f"expected {expected} operations, found {found}"
+    assert found * outside * side**2 == full * (outside + side**2)  # found/full = 1/N + 1/D_K²
+
+
+@separable
+@pytest.mark.parametrize("bias", [False, True])
+def test_separable_parameters(bias):
+    """M·d·D_K² + M·d·N weights, under the names depthwise and pointwise; with biases M·d + N more, and none by default.
+
+    Source: Howard et al. 2017, §3.1, where batch normalization follows and makes biases redundant.
+    """
+    module = DepthwiseSeparableConv2d(3, 5, (3, 2), depth_multiplier=2, bias=bias)
+    expected = {"depthwise.weight": (6, 1, 3, 2), "pointwise.weight": (5, 6, 1, 1)}
+    expected |= {"depthwise.bias": (6,), "pointwise.bias": (5,)} if bias else {}
+    assert keys(module) == expected, f"expected {expected}, found {keys(module)}"
+    assert keys(DepthwiseSeparableConv2d(3, 5, 3)) == {
+        "depthwise.weight": (3, 1, 3, 3),
+        "pointwise.weight": (5, 3, 1, 1),
+    }
+
+
+@separable
+def test_weights_trade_with_two_layers_of_torch():
+    """State dicts go to two torch.nn.Conv2d in a row and come back, and outputs and gradients are the same.
+
+    Convention: torch.nn.Conv2d(groups=in_channels), then Conv2d(kernel_size=1).
+    """
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depthwise = nn.Conv2d(3, 6, (3, 2), (2, 1), (1, 2), (1, 3), groups=3)
+            self.pointwise = nn.Conv2d(6, 5, 1)
+
+        def forward(self, x):
+            return self.pointwise(self.depthwise(x))
+
+    ours = DepthwiseSeparableConv2d(3, 5, (3, 2), (2, 1), (1, 2), (1, 3), 2, True).double()
+    check_weights_trade(ours, Two().double(), normal(2, 3, 6, 7))
