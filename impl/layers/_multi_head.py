@@ -2,8 +2,8 @@
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2.
 
-Convention: as in torch.nn.MultiheadAttention, projections start uniform in ±√(6/(rows + columns)) (Glorot & Bengio 2010,
-eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear map.
+Convention: as in torch.nn.MultiheadAttention, projections start uniform in ±√(6/(rows + columns)) (Glorot & Bengio
+2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear map.
 """
 
 import math

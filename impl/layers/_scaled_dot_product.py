@@ -108,7 +108,7 @@ class _Attend(torch.autograd.Function):
     derivatives flow through it; any other number that forward computes would be a constant to them.
 
         ∂V = Pᵀ ∂O,   ∂P = ∂O Vᵀ,   ∂S = P ∘ (∂P − rowsum(P ∘ ∂P)),   ∂Q = τ ∂S K,   ∂K = τ ∂Sᵀ Q,
-    where rowsum(P ∘ ∂P) = rowsum(O ∘ ∂O) is taken of the narrower tensors.   Dao et al. 2022, arXiv:2205.14135, App. B.2
+    where rowsum(P ∘ ∂P) = rowsum(O ∘ ∂O) is taken of the narrower tensors; Dao et al. 2022, arXiv:2205.14135, App. B.2.
     """
 
     @staticmethod

@@ -5,8 +5,8 @@ Vaswani et al. 2017, arXiv:1706.03762, §3.2.2 and §3.2.3; grouped heads: Ainsl
     MultiHead(Q, K, V) = Concat(head_1, …, head_h) W^O,   head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V)
     self-attention: Q = K = V;   cross-attention: Q from one sequence, K and V from another
 
-Convention: parameters are named and laid out as in torch.nn.MultiheadAttention, rows of head 1 first, but masks are not:
-True means "may attend" here. The output is a tensor alone unless `need_weights` asks for the weights of each head.
+Convention: parameters are named and laid out as in torch.nn.MultiheadAttention, rows of head 1 first, but masks are
+not: True means "may attend" here. The output is a tensor alone unless `need_weights` asks for each head's weights.
 """
 
 import torch
@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         """Each token's new features, and on request the weights (b, heads, t, s) before dropout.
 
         Args:
-            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or added to the scores.
+            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or added to scores.
             key_mask: which tokens are any, and no padding: True where one may be attended to.
             cache: holds the s − t tokens before these, and takes these in.
         """

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, multi-head self-attention and cross-attention.  Vaswani et al. 2017, arXiv:1706.03762."""
+"""Scaled dot-product attention, self-attention and cross-attention.  Vaswani et al. 2017, arXiv:1706.03762."""
 
 import math
 
@@ -135,8 +135,8 @@ def test_second_derivatives_of_attention_are_right(masked):
 def test_scaled_products_have_unit_variance():
     """For q, k ~ N(0, 1) of any width, Var(q·k/√d_k) = 1: the log-odds of two keys have variance 2.
 
-    The log-odds come out of the weights, with V the identity. 40,000 pairs give ±2 % (3 σ); 1/√d_model with 8 heads would
-    give an eighth.
+    The log-odds come out of the weights, with V the identity. 40,000 pairs give ±2 % (3 σ); 1/√d_model with 8 heads
+    would give an eighth.
 
     Source: Vaswani et al. 2017, §3.2.1, footnote 4.
     """
@@ -151,7 +151,7 @@ def test_scaled_products_have_unit_variance():
 def test_outputs_are_weighted_averages_of_the_values(seed, t, s):
     """Weights are positive and sum to 1: constant values come out as they are, others within their least and greatest.
 
-    Source: Vaswani et al. 2017, §3.2: the output is a weighted sum of the values; the softmax of eq. 1 is over the keys.
+    Source: Vaswani et al. 2017, §3.2: the output is a weighted sum of the values; eq. 1: softmax over the keys.
     """
     query, key, value = queries_keys_values(t, s, seed=seed)
     level = value[..., :1, :]
@@ -254,7 +254,7 @@ def test_queries_do_not_see_each_other():
 @SELF
 @pytest.mark.parametrize(("t", "s"), [(4, 4), (2, 5), (5, 3)])
 def test_causal_masks_are_aligned_at_the_end(t, s):
-    """With is_causal query i depends on keys and values up to i + s − t and on no later one; rows before the first are 0.
+    """With is_causal query i depends on keys and values up to i + s − t and no later ones; rows before the first are 0.
 
     Source: Vaswani et al. 2017, §3.2.3: leftward information flow only, by −∞ inside of the softmax.
     Convention: aligned at the bottom right, as a decoder with a cache needs it; torch's is_causal is at the top left.
@@ -312,7 +312,7 @@ def test_masked_keys_have_no_weight_at_all(seed):
 def test_a_floating_mask_is_added_to_the_scores(shape):
     """softmax(Q Kᵀ/√d_k + B) V for a mask B of numbers, with the gradient to B: relative positions are learned so.
 
-    Source: Vaswani et al. 2017, eq. 1 and §3.2.3; Raffel et al. 2020, arXiv:1910.10683, §2.1, for scalars that are learned.
+    Source: Vaswani et al. 2017, eq. 1 and §3.2.3; Raffel et al. 2020, arXiv:1910.10683, §2.1, for learned ones.
     """
     laws.gradients_match(
         lambda q, k, v, b: scaled_dot_product_attention(q, k, v, b),
@@ -356,7 +356,7 @@ def test_a_mask_and_causality_hold_together(kind):
 @SELF
 @pytest.mark.parametrize("kind", ["boolean", "added", "causal"])
 def test_a_query_that_may_attend_to_nothing_gets_zero(kind):
-    """Where a whole row is masked the output is 0 and no gradient flows, and no NaN appears; other rows stay as they are.
+    """Where a whole row is masked the output is 0, no gradient flows and no NaN appears; other rows stay as they are.
 
     Source: 0/0 in eq. 1 of Vaswani et al. 2017.  Convention: 0, the empty sum; a softmax of −∞ alone gives NaN.
     """
@@ -397,8 +397,8 @@ def test_grouped_heads_share_keys_and_values_with_their_neighbours(kv_heads):
 def test_dropout_zeroes_weights_and_enlarges_the_rest():
     """dropout_p = p zeroes each weight with probability p and divides the rest by 1 − p; nothing else changes.
 
-    With V the identity the output is the weights. Of 6000 weights 30 % are dropped, ±2.4 points at 4 σ (false alarm 6e-5);
-    a seed is fixed.
+    With V the identity the output is the weights. Of 6000 weights 30 % are dropped, ±2.4 points at 4 σ (false alarm
+    6e-5); the seed is fixed.
 
     Source: Vaswani et al. 2017, §5.4; Srivastava et al. 2014, §10, for the factor.
     Convention: dropout_p acts at every call, as in torch's function; a module passes 0 in evaluation.
@@ -459,7 +459,7 @@ def test_self_attention_joins_heads_of_projected_tokens(heads, kv_heads, width, 
     """MultiHead(x) = Concat(head_1, …, head_h) W^O, head_i = Attention(x W_i^Q, x W_i^K, x W_i^V), with its gradients.
 
     Source: Vaswani et al. 2017, §3.2.2; Ainslie et al. 2023, §2.2, for fewer heads of keys and values.
-    Convention: rows of W^Q, W^K, W^V one below the other, those of head 1 first, as torch.nn.MultiheadAttention has them.
+    Convention: rows of W^Q, W^K, W^V one below the other, head 1 first, as torch.nn.MultiheadAttention has them.
     """
     module = ready(
         MultiHeadAttention(12, heads, bias=bias, is_causal=causal, num_kv_heads=kv_heads, head_dim=width), heads
@@ -608,7 +608,7 @@ def test_weights_on_request_are_those_that_were_used(causal):
 
 @SELF
 def test_weights_on_request_carry_gradient():
-    """A loss on the weights, with or without one on the output, trains queries and keys: as autograd of the formula says.
+    """A loss on the weights, with or without one on the output, trains queries and keys as the formula says.
 
     Source: Vaswani et al. 2017, eq. 1; losses on weights align tokens (Liu et al. 2016, arXiv:1609.04186).
     """
@@ -994,7 +994,7 @@ def test_cross_weights_trade_with_torch(bias):
     for seed, (source, target) in enumerate(((ours, theirs), (theirs, ours))):
         ready(source, seed)
         target.load_state_dict(source.state_dict())
-        owned = {name: parameter for name, parameter in ours.named_parameters()}
+        owned = dict(ours.named_parameters())
         assert set(owned) == set(dict(theirs.named_parameters())), "expected the same names"
         ordered = _As(ours, lambda q, k, v: ours(q, k, v, key_mask=mask))
         laws.assert_close(ordered(*query_and_context()), twin(*query_and_context()))
