@@ -102,8 +102,8 @@ def _shapes(t, s, d_k, d_v, heads, kv_heads):
     "self-attention",
     oracle="torch.nn.functional.scaled_dot_product_attention, torch.nn.MultiheadAttention, transformers' GPT2Attention "
     "in float64",
-    second="sums of products and jax.nn.softmax in float64 with jax's two derivatives; flax.linen.MultiHeadDotProductAttention; "
-    "onnx.reference Attention (opset 23)",
+    second="sums of products and jax.nn.softmax in float64 with two derivatives; "
+    "flax.linen.MultiHeadDotProductAttention; onnx.reference Attention (opset 23)",
     needs=("torch", "jax", "flax", "onnx", "transformers"),
 )
 def self_attention(recipe: Recipe) -> None:
