@@ -53,9 +53,7 @@ def test_a_causal_mask_makes_training_honest():
     """
     average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4, is_causal=True), seed=0)
     assert last < 2.48, f"expected to gain from earlier characters, below 2.48, found {last:.2f}"
-    assert abs(last - average) < 0.2, (
-        f"expected the average to be honest, found {average:.2f} and {last:.2f} at the end"
-    )
+    assert abs(last - average) < 0.2, f"expected an honest average, found {average:.2f} and {last:.2f} at the end"
     average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4), seed=0)
     assert average < 1 and last > 2.7, f"expected a leak without the mask, found {average:.2f} and {last:.2f}"
 

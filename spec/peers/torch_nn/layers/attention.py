@@ -64,7 +64,7 @@ class _Heads(nn.MultiheadAttention):
 
 class MultiHeadAttention(_Heads):
     def __init__(self, embed_dim, num_heads, dropout=0.0, bias=True, is_causal=False, num_kv_heads=None, head_dim=None):
-        super().__init__(embed_dim, num_heads, dropout, bias, batch_first=True)
+        super().__init__(embed_dim, 1, dropout, bias, batch_first=True)  # heads are cut below
         self.is_causal = is_causal
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
