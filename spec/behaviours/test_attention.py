@@ -23,7 +23,7 @@ class Reader(nn.Module):
         return self.predict(x + self.attention(x))
 
 
-def prediction_errors(attention, seed):
+def prediction_errors(attention, seed, steps):
     """Cross-entropy of the character after unseen text, at all positions of a window and at its last one alone."""
     text = manual_text()[:120_000].lower()
     alphabet = sorted(set(text))
@@ -33,7 +33,7 @@ def prediction_errors(attention, seed):
     model = Reader(len(alphabet), attention())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(250):
+    for _ in range(steps):
         batch = windows[torch.randint(len(windows), (32,), generator=generator)]
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(batch[:, :-1]).transpose(1, 2), batch[:, 1:]).backward()
@@ -48,13 +48,13 @@ def test_a_causal_mask_makes_training_honest():
     """A causal reader predicts text as well at a window's last position, where nothing can leak, as on average.
 
     Source: Vaswani et al. 2017, §3.2.3: the mask preserves the auto-regressive property.
-    Measured: cross-entropy 2.31 to 2.34 on average and 2.38 to 2.41 at the end right; without the mask 0.14 on average
-    and 3.04 to 3.11 at the end; 2.57 to 2.58 with no attention at all; 3 seeds.
+    Measured: cross-entropy 2.31 to 2.34 on average and 2.38 to 2.41 at the end right; 0.26 to 0.33 on average and 4.2
+    to 4.4 at the end with the mask dropped; 2.57 to 2.58 at the end with no attention at all; 3 seeds.
     """
-    average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4, is_causal=True), seed=0)
+    average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4, is_causal=True), seed=0, steps=250)
     assert last < 2.48, f"expected to gain from earlier characters, below 2.48, found {last:.2f}"
     assert abs(last - average) < 0.2, f"expected an honest average, found {average:.2f} and {last:.2f} at the end"
-    average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4), seed=0)
+    average, last = prediction_errors(lambda: MultiHeadAttention(WIDTH, 4), seed=0, steps=90)
     assert average < 1 and last > 2.7, f"expected a leak without the mask, found {average:.2f} and {last:.2f}"
 
 
@@ -86,7 +86,7 @@ def accuracies(seed):
     model = Namer(CrossAttention(32, 4, kdim=24, vdim=24))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(250):
+    for _ in range(150):
         chosen = torch.randint(len(images), (64,), generator=generator)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(patches[chosen], places.expand(64, 16)), labels[chosen]).backward()
@@ -110,11 +110,11 @@ def test_queries_read_a_digit_from_the_patches_that_are_its_own():
 
     Source: Vaswani et al. 2017, §3.2.3: queries attend over all positions of the input; Lee et al. 2019,
     arXiv:1810.00825, §3.2, and Jaegle et al. 2021, arXiv:2103.03206, §3.1: a few learned queries read a set.
-    Measured: 0.92 plain, shuffled and masked right, 0.42 to 0.44 with the mask dropped, 0.85 to 0.86 with the mean of
-    the patches in place of attention; 3 and more seeds.
+    Measured: 0.89 to 0.93 plain, shuffled and masked right, 0.41 to 0.45 with the mask dropped, 0.73 to 0.81 with the
+    mean of the patches in place of attention; 3 seeds.
     """
     found = accuracies(seed=0)
-    assert found["plain"] >= 0.88, f"expected an accuracy of 0.88, found {found['plain']:.3f}"
+    assert found["plain"] >= 0.85, f"expected an accuracy of 0.85, found {found['plain']:.3f}"
     assert abs(found["shuffled"] - found["plain"]) <= 0.004, f"expected order to mean nothing, found {found}"
     assert abs(found["masked"] - found["plain"]) <= 0.004, f"expected masked patches to be unseen, found {found}"
     assert found["unmasked"] <= 0.6, f"expected two digits at once to confuse, found {found['unmasked']:.3f}"

@@ -52,6 +52,10 @@ FUNCTION_BAD = {
     "more heads of keys than of queries": _rejects(
         _function((2, 2, 5, 4), (2, 4, 7, 4), (2, 4, 7, 6), enable_gqa=True), "(2, 2, 5, 4)"
     ),
+    "groups of no keys": _rejects(_function((2, 3, 5, 4), (2, 0, 7, 4), (2, 0, 7, 6), enable_gqa=True), "(2, 0, 7, 4)"),
+    "groups of values of their own": _rejects(
+        _function((2, 6, 5, 4), (2, 3, 7, 4), (2, 2, 7, 6), enable_gqa=True), "(2, 4, 7, 6)"
+    ),
     "another batch": _rejects(_function((2, 3, 5, 4), (4, 3, 7, 4), (4, 3, 7, 6)), "(4, 3, 7, 4)"),
     "a vector": _rejects(_function((4,), (4,), (4,)), "(4,)"),
     "a mask of other keys": _rejects(_masks((5, 6)), "(2, 3, 5, 7)", "(5, 6)"),
@@ -137,7 +141,7 @@ CASES = [
         bad=FUNCTION_BAD,
         is_function=True,
     ),
-    _self("", _normal((2, 5, 12)), 12, 3, bad=SELF_BAD),
+    _self("", _normal((2, 5, 6)), 6, 3, bad=SELF_BAD),
     _self(", causal, dropout", _normal((3, 4, 6)), 6, 2, dropout=0.3, is_causal=True),
     _self(
         ", grouped, masked, no bias",
@@ -151,8 +155,8 @@ CASES = [
     Case(
         item="cross-attention",
         name="CrossAttention",
-        build=lambda: CrossAttention(12, 3),
-        inputs=_normal((2, 4, 12), (2, 5, 12)),
+        build=lambda: CrossAttention(6, 3),
+        inputs=_normal((2, 4, 6), (2, 5, 6)),
         bad=CROSS_BAD,
     ),
     Case(

@@ -51,8 +51,8 @@ CASES = [
     Case(
         item="sliding-window-attention",
         name="SlidingWindowAttention, global tokens, no bias",
-        build=lambda: SELF(6, 2, 2, bias=False),
-        inputs=_inputs((3, 5, 6), _positions([0, 3], [4, -1], [2, 1])),
+        build=lambda: SELF(4, 2, 2, bias=False),
+        inputs=_inputs((3, 5, 4), _positions([0, 3], [4, -1], [2, 1])),
         bad=BAD,
     ),
     Case(

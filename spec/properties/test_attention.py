@@ -391,6 +391,10 @@ def test_grouped_heads_share_keys_and_values_with_their_neighbours(kv_heads):
     for head in range(6):
         group = head * kv_heads // 6
         laws.assert_close(found[:, head], attention_by_hand(query[:, head], key[:, group], value[:, group]))
+    alone = scaled_dot_product_attention(query[1], key[1], value[1], enable_gqa=True)
+    laws.assert_close(alone, found[1], what="one sample without a batch")
+    one = scaled_dot_product_attention(query[1, 0], key[1, 0], value[1, 0], enable_gqa=True)
+    laws.assert_close(one, found[1, 0], what="one head alone")
 
 
 @SELF
@@ -785,6 +789,17 @@ def test_dropout_is_of_weights_and_in_training_only():
     laws.assert_close(shares[..., 0], kept.double() / 0.75, what="shares of the values")
     share = 1 - kept.double().mean().item()
     assert abs(share - 0.25) < 0.05, f"expected about a quarter of the weights dropped, found {share:.3f}"
+
+
+@SELF
+@pytest.mark.house_rule
+def test_self_attention_shows_its_settings():
+    """repr names the width, the number of heads, dropout and causality.
+
+    Convention: extra_repr as torch.nn modules have it.
+    """
+    shown = repr(MultiHeadAttention(12, 6, dropout=0.25, is_causal=True, num_kv_heads=2))
+    assert "12, 6, dropout=0.25, is_causal=True" in shown, f"expected the settings, found {shown}"
 
 
 # ---------------------------------------------------------------------------------------------- cross-attention

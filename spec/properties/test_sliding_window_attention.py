@@ -329,6 +329,16 @@ def test_parameters_are_counted(options, count):
     assert found == count, f"expected {count} parameters, found {found}"
 
 
+@pytest.mark.house_rule
+def test_windows_show_their_settings():
+    """repr names the window, the dilation and dropout.
+
+    Convention: extra_repr as torch.nn modules have it.
+    """
+    shown = repr(SlidingWindowAttention(6, 2, 4, dilation=3, dropout=0.25))
+    assert "window=4, dilation=3, dropout=0.25" in shown, f"expected the settings, found {shown}"
+
+
 def test_dropout_is_of_weights_and_in_training_only():
     """In training the weight of 1 of a lone token becomes 0 or 1/(1 − p) in each head; in evaluation it stays 1.
 
