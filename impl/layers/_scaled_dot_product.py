@@ -47,7 +47,10 @@ def scaled_dot_product_attention(
 
 def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """The output of `scaled_dot_product_attention` and its weights (*queries, t, s) before dropout."""
-    if enable_gqa and min(query.dim(), key.dim(), value.dim()) > 2:
+    if enable_gqa:
+        if min(query.dim(), key.dim(), value.dim()) < 3:
+            found = [tuple(t.shape) for t in (query, key, value)]
+            raise ValueError(f"expected heads in the third dimension from the end with enable_gqa, got shapes {found}")
         shared = query.shape[-3] // max(key.shape[-3], 1)  # query head h reads head h // shared of the keys
         key, value = (t.repeat_interleave(shared, dim=-3) for t in (key, value))
     _check(query, key, value, attn_mask, dropout_p)

@@ -52,6 +52,7 @@ FUNCTION_BAD = {
     "more heads of keys than of queries": _rejects(
         _function((2, 2, 5, 4), (2, 4, 7, 4), (2, 4, 7, 6), enable_gqa=True), "(2, 2, 5, 4)"
     ),
+    "groups without heads": _rejects(_function((5, 4), (7, 4), (7, 6), enable_gqa=True), "(5, 4)"),
     "groups of no keys": _rejects(_function((2, 3, 5, 4), (2, 0, 7, 4), (2, 0, 7, 6), enable_gqa=True), "(2, 0, 7, 4)"),
     "groups of values of their own": _rejects(
         _function((2, 6, 5, 4), (2, 3, 7, 4), (2, 2, 7, 6), enable_gqa=True), "(2, 4, 7, 6)"
