@@ -1,0 +1,65 @@
+"""Cases of sliding-window attention."""
+
+import torch
+
+from impl.layers.sliding_window_attention import SlidingWindowAttention
+from spec.cases import Bad, Case
+
+# A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
+KEY_BIAS = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
+SELF = SlidingWindowAttention
+_X = torch.ones(2, 7, 12)
+
+
+def _inputs(shape, *more):
+    return lambda: (torch.randn(shape, generator=torch.Generator().manual_seed(0)), *more)
+
+
+def _positions(*rows):
+    return torch.tensor(rows)
+
+
+BAD = {
+    "a width of 0": Bad(call=lambda: SELF(0, 3, 4), mentions=("embed_dim", "0")),
+    "no heads": Bad(call=lambda: SELF(12, 0, 4), mentions=("num_heads", "0")),
+    "heads that do not divide": Bad(call=lambda: SELF(12, 5, 4), mentions=("12", "5")),
+    "an odd window": Bad(call=lambda: SELF(12, 3, 5), mentions=("even", "5")),
+    "no window": Bad(call=lambda: SELF(12, 3, 0), mentions=("window", "0")),
+    "a negative window": Bad(call=lambda: SELF(12, 3, -4), mentions=("window", "-4")),
+    "no dilation": Bad(call=lambda: SELF(12, 3, 4, dilation=0), mentions=("dilation", "0")),
+    "negative dropout": Bad(call=lambda: SELF(12, 3, 4, dropout=-0.1), mentions=("-0.1",)),
+    "dropout of everything": Bad(call=lambda: SELF(12, 3, 4, dropout=1.0), mentions=("1.0",)),
+    "input of another width": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(2, 7, 11)), mentions=("12", "(2, 7, 11)")),
+    "input of two dimensions": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(7, 12)), mentions=("(7, 12)",)),
+    "a key mask of another length": Bad(
+        call=lambda: SELF(12, 3, 4)(_X, None, torch.ones(2, 6, dtype=torch.bool)), mentions=("(2, 7)", "(2, 6)")
+    ),
+    "a key mask of numbers": Bad(call=lambda: SELF(12, 3, 4)(_X, None, torch.ones(2, 7)), mentions=("float32",)),
+    "global positions of another batch": Bad(
+        call=lambda: SELF(12, 3, 4)(_X, _positions([0], [1], [2])), mentions=("(3, 1)",)
+    ),
+    "global positions without a batch": Bad(call=lambda: SELF(12, 3, 4)(_X, torch.tensor([0, 1])), mentions=("(2,)",)),
+    "a global mask in place of positions": Bad(
+        call=lambda: SELF(12, 3, 4)(_X, torch.ones(2, 7, dtype=torch.bool)), mentions=("torch.bool",)
+    ),
+    "global positions without global attention": Bad(
+        call=lambda: SELF(12, 3, 4, global_attention=False)(_X, _positions([0], [1])), mentions=("global_attention",)
+    ),
+}
+
+CASES = [
+    Case(
+        item="sliding-window-attention",
+        name="SlidingWindowAttention, global tokens, no bias",
+        build=lambda: SELF(4, 2, 2, bias=False),
+        inputs=_inputs((3, 5, 4), _positions([0, 3], [4, -1], [2, 1])),
+        bad=BAD,
+    ),
+    Case(
+        item="sliding-window-attention",
+        name="SlidingWindowAttention, dilated, padded, dropout",
+        build=lambda: SELF(6, 3, 4, dilation=2, dropout=0.3, global_attention=False),
+        inputs=_inputs((2, 7, 6), None, torch.arange(7) < torch.tensor([[7], [5]])),
+        exempt=KEY_BIAS,
+    ),
+]
