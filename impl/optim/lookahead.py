@@ -5,10 +5,9 @@ Zhang, Lucas, Hinton & Ba 2019, arXiv:1907.08610, algorithm 1.
     θ_{t,0} = φ_{t−1},   θ_{t,i} = θ_{t,i−1} + A(L, θ_{t,i−1}, d) for i = 1 … k        k steps of the inner optimizer A
     φ_t = φ_{t−1} + α (θ_{t,k} − φ_{t−1})                                              one step of the slow weights
 
-Convention: the parameters are the fast weights θ, and equal φ after every k-th step; φ_0 are the parameters as they were
-when the optimizer was made. The inner optimizer's own state goes through a synchronization unchanged: its momentum is
-neither reset nor interpolated (the variants of §4 and appendix D of the paper). All parameters of a group are
-synchronized, also one that has no gradient at that step.
+Convention: the parameters are the fast weights θ, and equal φ after every k-th step; φ_0 are the parameters as they
+were when the optimizer was made. The inner optimizer's own state goes through a synchronization unchanged: its momentum
+is neither reset nor interpolated. All parameters of a group are synchronized, also one without a gradient at that step.
 """
 
 import torch
@@ -51,18 +50,20 @@ class Lookahead(_Wrapper):
             closure: recomputes the gradients at the fast weights and returns the loss, which `step` then returns.
         """
         loss = self.base_optimizer.step(closure)
+        self._follow()
+        return loss
+
+    @torch.compiler.disable  # the count changes at every step; traced, each step would be compiled anew
+    @torch.no_grad()
+    def _follow(self):
+        """Count the step; where it is a group's k-th, pull φ towards θ and start θ again from there."""
         for group in self.param_groups:
             group["lookahead_step"] += 1
             if group["lookahead_step"] % group["lookahead_k"] == 0:
-                self._synchronize(group)
-        return loss
-
-    @torch.no_grad()
-    def _synchronize(self, group):
-        fast = group["params"]
-        slow = [self.state[parameter]["slow_params"] for parameter in fast]
-        torch._foreach_lerp_(slow, fast, group["lookahead_alpha"])  # φ ← φ + α (θ − φ)
-        torch._foreach_copy_(fast, slow)
+                fast = group["params"]
+                slow = [self.state[parameter]["slow_params"] for parameter in fast]
+                torch._foreach_lerp_(slow, fast, group["lookahead_alpha"])  # φ ← φ + α (θ − φ)
+                torch._foreach_copy_(fast, slow)
 
     def _check(self, settings):
         k, alpha = settings["lookahead_k"], settings["lookahead_alpha"]

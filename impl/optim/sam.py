@@ -8,9 +8,9 @@ arXiv:2102.11600.
     w ← base optimizer's step at w, with the gradient ∇L(w + ε̂(w))                      (eq. 3)
     adaptive: ‖ε / |w|‖₂ <= ρ, so ε̂(w) = ρ w² ∇L(w) / ‖ |w| ∇L(w) ‖₂                    (Kwon et al., eq. 8)
 
-Convention: the norm runs over all parameters of all groups together, ρ is a group's own; no ε in the divisor, a gradient
-of zero perturbs nothing. `step` returns the loss at w. The optimizer knows no module: buffers (a batch norm's running
-statistics) change in both passes, unless `frozen_buffers` surrounds the second.
+Convention: the norm runs over all parameters of all groups together, ρ is a group's own; nothing is added to the
+divisor, a gradient of zero perturbs nothing. `step` returns the loss at w. The optimizer knows no module: buffers (a
+batch norm's running statistics) change in both passes, unless `frozen_buffers` surrounds the second.
 """
 
 from collections.abc import Callable

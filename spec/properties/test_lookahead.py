@@ -194,8 +194,8 @@ def test_slow_weights_begin_at_the_construction():
 def test_a_cycle_on_a_quadratic_contracts(h, lr, k, alpha):
     """On ½hx² one cycle over SGD multiplies x by 1 − α + α (1 − ηh)^k; h = 2, η = 0.1, k = 5, α = 0.2 gives 0.865536.
 
-    Source: Zhang et al. 2019, §3.2 and appendix B: the expected iterates.  A slow copy that shares the parameter's memory
-    contracts by (1 − ηh)^k.
+    Source: Zhang et al. 2019, §3.2 and appendix B: the expected iterates.  A slow copy that shares the parameter's
+    memory contracts by (1 − ηh)^k.
     """
     theta = parameter()
     optimizer = Lookahead(torch.optim.SGD([theta], lr=lr), k=k, alpha=alpha)
