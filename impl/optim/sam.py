@@ -80,6 +80,7 @@ class SAM(_Wrapper):
         self.base_optimizer.step()
         return loss
 
+    @torch.compiler.disable  # the state gains and loses entries; traced, each pass would be compiled anew
     @torch.no_grad()
     def first_step(self) -> None:
         """From w to w + ε̂(w), with the gradients of w."""
@@ -114,6 +115,7 @@ class SAM(_Wrapper):
         self._restore()
         self.base_optimizer.step()
 
+    @torch.compiler.disable
     @torch.no_grad()
     def _restore(self):
         """The very bits of w: w + ε̂ − ε̂ would round."""
