@@ -241,7 +241,7 @@ def test_moments_of_a_linear_model(p, seed):
 def test_error_falls_with_the_root_of_the_samples():
     """Four times as many passes halve the error of the mean: 2 within 15 %, over 2000 independent estimates.
 
-    Measured: 1.97 to 2.04 on 4 seeds; 1.0 with one mask for all passes.
+    Measured: 1.98 to 2.05 on 4 seeds; 1.0 with one mask for all passes.
 
     Source: Gal & Ghahramani 2015, eq. 6: a Monte Carlo mean of independent draws.
     """
@@ -317,10 +317,11 @@ def test_passes_are_in_the_order_of_the_inputs():
     laws.assert_same(samples[..., 1:], x[:, 1:].expand(5, 3, 3))
 
 
+@pytest.mark.house_rule
 def test_all_passes_are_one():
     """The model is called once, for T·B rows, at T times the FLOPs of one pass.
 
-    Source: Gal & Ghahramani 2015, §4: the passes can be done concurrently.
+    Source: Gal & Ghahramani 2015, §4: the passes can be done concurrently.  Convention: others loop, at the same FLOPs.
     """
     net, x, calls = network(Dropout).double(), inputs(3, 5), []
     net.register_forward_hook(lambda module, args, output: calls.append(len(output)))
