@@ -317,6 +317,18 @@ def test_passes_are_in_the_order_of_the_inputs():
     laws.assert_same(samples[..., 1:], x[:, 1:].expand(5, 3, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_moments_keep_the_dtype_of_the_model(dtype):
+    """Mean, variance and passes have the dtype of the model's numbers, with a finite τ and without.
+
+    Source: the contract of torch.nn modules.
+    """
+    for tau in (0.5, math.inf):
+        for value in mc_predict(network(Dropout).to(dtype), inputs(3, 5).to(dtype), 4, tau):
+            assert value.dtype == dtype, f"expected {dtype}, found {value.dtype}"
+            assert value.isfinite().all()
+
+
 @pytest.mark.house_rule
 def test_all_passes_are_one():
     """The model is called once, for T·B rows, at T times the FLOPs of one pass.
