@@ -1,0 +1,1 @@
+"""Optimizers of pytorch_optimizer (Hyeongchan Kim) under our public names."""

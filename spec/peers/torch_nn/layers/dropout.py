@@ -1,0 +1,5 @@
+"""Dropout of torch.nn."""
+
+from torch.nn import Dropout
+
+__all__ = ["Dropout"]
