@@ -36,6 +36,7 @@ def main(argv=None) -> int:
     golden.add_argument("--update", action="store_true", help="write the frozen arrays and their provenance")
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
+    strength.add_argument("--recorded", action="store_true", help="ask only some of the killers that kills.json names")
     strength.add_argument("--mutants", metavar="ITEM", help="hunt automatic mutants of this item instead")
     strength.add_argument("--sample", type=int, default=60, metavar="N", help="at most so many mutants; default: 60")
     strength.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
@@ -88,7 +89,7 @@ def _run(arguments) -> int:
         case "strength":
             from tools.strength import main as run
 
-            return run(arguments.item, arguments.jobs)
+            return run(arguments.item, arguments.jobs, arguments.recorded)
         case "lint":
             from tools.lint import main as run
 

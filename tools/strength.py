@@ -15,53 +15,82 @@ from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
 from tools.roadmap import KINDS, RoadmapError
 
 
-def main(items: list[str], jobs: int | None = None) -> int:
+def main(items: list[str], jobs: int | None = None, recorded: bool = False) -> int:
     """`python -m tools strength`: 0 every bug is caught, 1 one survives or is no proper bug.
 
     Args:
-        items: only their bugs; all if empty. Only a run of all of them writes the kill matrix.
+        items: only their bugs, and their rows of the kill matrix; all if empty.
+        recorded: run only specs that the matrix names as killers, a few for each bug: are they still what it says?
     """
     root = Path.cwd()
     bugs = [b for b in all_bugs(root) if not items or b["item"] in items]
     if not bugs:
         print(f"no bugs in the catalogue for {', '.join(items) or 'any item'}")
         return 1
-    problems, kills = [], {}
-    for bug in bugs:
-        try:
-            apply_bug((root / bug["file"]).read_text(encoding="utf-8"), bug)
-        except (RoadmapError, OSError) as error:
-            problems.append(str(error))
-    problems += [f"bug {n}: the name stands {c} times" for n, c in Counter(map(bug_name, bugs)).items() if c > 1]
+    known = _read(root / KILLS)
+    problems = _improper(root, bugs) + (_unrecorded(bugs, known) if recorded else [])
     if problems:
         print("\n".join(problems))
         return 1
     named = {bug_name(b): b for b in bugs}
-    targets = [Target(name, b["item"], ("--bug", name)) for name, b in named.items()]
-    for n, (name, failed) in enumerate(hunt(targets, jobs), 1):
-        verdict = f"caught by {len(failed)} specs" if failed else "SURVIVES"
+    targets = [Target(n, b["item"], ("--bug", n), _few(known[n]) if recorded else ()) for n, b in named.items()]
+    kills = {}
+    for n, (name, failed) in enumerate(hunt(targets, jobs, one_is_enough=recorded), 1):
+        verdict = "caught" if failed and recorded else f"caught by {len(failed)} specs" if failed else "SURVIVES"
         print(f"[{n}/{len(bugs)}] {name:<60} {verdict}", flush=True)
         kills[name] = sorted(failed)
-        if not failed:
+        if not failed and recorded:
+            problems.append(f"{name} no longer dies of what {KILLS} names: run `strength --item {named[name]['item']}`")
+        elif not failed:
             problems.append(f"{name} survives: {named[name]['story']}")
-        elif not named[name].get("crashes") and not any(map(_is_wrong_value, failed.values())):
+        elif not recorded and not named[name].get("crashes") and not any(map(_is_wrong_value, failed.values())):
             problems.append(f"{name} dies only by crashing, its story promises a wrong value")
-    if not items:
-        text = json.dumps(kills, indent=1, sort_keys=True) + "\n"
-        (root / KILLS).write_text(text, encoding="utf-8")
-        for file, functions in _redundant(root, kills).items():
+    if not recorded:
+        catalogue = {bug_name(b) for b in all_bugs(root)}
+        matrix = {name: specs for name, specs in (known | kills).items() if name in catalogue}
+        (root / KILLS).write_text(json.dumps(matrix, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        for file, functions in _redundant(root, kills).items() if not items else ():
             print(f"hint: {len(functions)} specs of {file} catch nothing that others do not: {', '.join(functions)}")
     print("\n".join(problems) or f"all {len(bugs)} bugs caught")
     return int(bool(problems))
 
 
+def _read(file: Path) -> dict[str, list[str]]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _improper(root: Path, bugs) -> list[str]:
+    """Bugs whose patch does not apply exactly once, or whose name stands twice."""
+    problems = []
+    for bug in bugs:
+        try:
+            apply_bug((root / bug["file"]).read_text(encoding="utf-8"), bug)
+        except (RoadmapError, OSError) as error:
+            problems.append(str(error))
+    return problems + [f"bug {n}: the name stands {c} times" for n, c in Counter(map(bug_name, bugs)).items() if c > 1]
+
+
+def _unrecorded(bugs, known) -> list[str]:
+    return [
+        f"{bug_name(b)} has no row in {KILLS}: run `python -m tools strength --item {b['item']}`"
+        for b in bugs
+        if not known.get(bug_name(b))
+    ]
+
+
+def _few(killers: list[str]) -> tuple[str, ...]:
+    """Three killers, of one kind and one file where possible: each file that is collected costs time."""
+    return tuple(sorted(killers, key=lambda k: (KINDS.index(k.split("/")[1]) != 1, k))[:3])
+
+
 @dataclass(frozen=True)
 class Target:
-    """A wrong subject to be hunted: pytest's options that choose it, and the item whose specs hunt."""
+    """A wrong subject to be hunted: pytest's options that choose it, and the item whose specs hunt, or some of them."""
 
     name: str
     item: str
     options: tuple[str, ...]
+    specs: tuple[str, ...] = ()
 
 
 def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
@@ -92,7 +121,7 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
         if not text:
             raise SystemExit(f"{target.name}: the run itself broke ({status}); see pytest {' '.join(target.options)}")
         failed = json.loads(text)
-        if failed or kinds == KINDS[2:]:
+        if failed or kinds == KINDS[2:] or target.specs:
             yield target.name, failed
         else:
             waiting.append((target, KINDS[2:]))
@@ -155,7 +184,7 @@ def _child(target, kinds, options, result_file):
         # What the parent imported is not rewritten again; the specs themselves are.
         quiet = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
         folders = [f"spec/{kind}" for kind in kinds if Path("spec", kind).is_dir()]
-        chosen = [*target.options, "--item", target.item, "--hypothesis-profile", "ci", *folders]
+        chosen = [*target.options, "--item", target.item, "--hypothesis-profile", "ci", *(target.specs or folders)]
         status = pytest.main([*quiet, *options, *chosen], plugins=[watcher])
         if status in (0, 1, 5):
             Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")

@@ -17,10 +17,10 @@ replace = "{replace}"
 """
 
 
-def strength(house, *bugs, items=()):
+def strength(house, *bugs, items=(), options=()):
     """In a process of its own: it forks."""
     house.write("spec/bugs/triple.toml", "".join(BUG.format(id=i, find=f, replace=r) for i, f, r in bugs))
-    command = [sys.executable, "-m", "tools", "strength", *[a for i in items for a in ("--item", i)]]
+    command = [sys.executable, "-m", "tools", "strength", *[a for i in items for a in ("--item", i)], *options]
     return subprocess.run(command, cwd=house.root, capture_output=True, text=True)
 
 
@@ -60,10 +60,33 @@ def test_specs_that_add_nothing_are_hinted_at(house):
     assert not any("test_triple_golden.py" in h for h in hints)
 
 
-def test_partial_hunt_leaves_the_matrix(house):
-    house.write("spec/bugs/kills.json", "{}\n")
+def test_partial_hunt_renews_its_rows_of_the_matrix(house):
+    house.write(
+        "spec/bugs/double.toml", BUG.format(id="x", find="factor = 2", replace="factor = 4").replace("triple", "double")
+    )
+    house.write("spec/bugs/kills.json", '{"double/x": ["kept"], "triple/four": ["old"], "triple/gone": ["old"]}')
     assert strength(house, ("four", "3 * x", "4 * x"), items=["triple"]).returncode == 0
-    assert (house.root / "spec/bugs/kills.json").read_text() == "{}\n"
+    assert json.loads((house.root / "spec/bugs/kills.json").read_text()) == {
+        "double/x": ["kept"],
+        "triple/four": ["spec/golden/test_triple_golden.py::test_value_at_one"],
+    }
+
+
+def test_recorded_killers_are_run_and_no_others(house):
+    """A matrix that names a spec which no longer catches the bug is stale, and so is one without the bug."""
+    bug = ("four", "3 * x", "4 * x")
+    strength(house, bug)
+    assert strength(house, bug, options=["--recorded"]).returncode == 0
+    house.write(
+        "spec/bugs/kills.json", '{"triple/four": ["spec/properties/test_triple_properties.py::test_is_additive"]}'
+    )
+    done = strength(house, bug, options=["--recorded"])
+    assert done.returncode == 1 and "no longer dies of what" in done.stdout
+    house.write("spec/bugs/kills.json", '{"triple/four": ["spec/golden/test_triple_golden.py::test_renamed"]}')
+    assert strength(house, bug, options=["--recorded"]).returncode == 1
+    house.write("spec/bugs/kills.json", "{}")
+    done = strength(house, bug, options=["--recorded"])
+    assert done.returncode == 1 and "has no row" in done.stdout
 
 
 def test_the_same_name_twice_is_an_error(house):
