@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import pytest
@@ -278,10 +278,34 @@ def pytest_runtest_setup(item):
         return
     if spec.problem:
         pytest.fail(f"not a spec: {spec.problem}", pytrace=False)
+    _stop_at_unwritten(run, item.obj)
     borrowed = {i: _borrowed(run, i) for i in spec.items}
     for item_id, names in borrowed.items():
         if names:
             pytest.skip(f"borrowed: {', '.join(names)} of {item_id} come from the reference")
+
+
+class _Waiting(pytest.skip.Exception):
+    """Code that is not written yet, met while Hypothesis draws: at a skip it stops, an error it would shrink."""
+
+
+def _stop_at_unwritten(run: Run, spec) -> None:
+    handle = getattr(spec, "hypothesis", None)
+    if handle is None or hasattr(handle.inner_test, "stops_at_unwritten"):
+        return
+    body = handle.inner_test
+
+    @wraps(body)
+    def stopping(*args, **kwargs):
+        try:
+            return body(*args, **kwargs)
+        except NotImplementedError as error:
+            if _unwritten(run, pytest.ExceptionInfo.from_exception(error)):
+                raise _Waiting(str(error)) from None
+            raise
+
+    stopping.stops_at_unwritten = True
+    handle.inner_test = stopping
 
 
 def _borrowed(run: Run, item_id: str) -> list[str]:
@@ -304,7 +328,8 @@ def pytest_runtest_makereport(item, call):
     if expected_to_fail is not None:
         # Skips and expected failures are how suites turn green without running.
         return _fail(outcome, f"the spec was marked as expected to fail ({expected_to_fail}); a spec runs and passes")
-    if call.excinfo.errisinstance(NotImplementedError) and _unwritten(run, call.excinfo):
+    unwritten = call.excinfo.errisinstance(NotImplementedError) and _unwritten(run, call.excinfo)
+    if unwritten or call.excinfo.errisinstance(_Waiting):
         outcome.outcome, outcome.spec_outcome = "skipped", "pending"
         outcome.longrepr = (str(item.path), item.location[1] or 0, f"pending: {call.excinfo.value}")
     elif outcome.skipped and str(call.excinfo.value).startswith("borrowed: "):

@@ -21,19 +21,23 @@ def main(folder: str, root: Path | None = None) -> int:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         print(f"{folder} exists and is not empty: nothing was written; choose another name")
         return 1
-    modules = {item.path for item in load(root / ROADMAP).items.values()}
+    modules = {root / item.path for item in load(root / ROADMAP).items.values()}
     files = sorted(p for p in (root / PACKAGE).rglob("*.py") if "__pycache__" not in p.parts)
+    solution = {inner for module in modules for inner in _private_imports(module)}
+    public = [f for f in files if not _is_private_module(f)]
+    # A foundation that rests on an inner part of some item's solution would give it away: it is to be written, too.
+    to_write = {f for f in public if f in modules or _private_imports(f) & solution}
+    whole = {*public} - to_write
+    whole |= {inner for f in whole for inner in _private_imports(f)}
     stubs = 0
     for file in files:
         path = file.relative_to(root / PACKAGE)
         text = file.read_text(encoding="utf-8")
-        if (Path(PACKAGE) / path).as_posix() in modules:
-            beside = [
-                f for f in files if f.parent == file.parent and f.name.startswith("_") and f.name != "__init__.py"
-            ]
+        if file in to_write:
+            beside = [f for f in files if f.parent == file.parent and _is_private_module(f)]
             text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
             stubs += 1
-        elif path.name.startswith("_") and path.name != "__init__.py":
+        elif file not in whole:
             continue  # an inner part of some item's solution
         made = target / path
         made.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,23 @@ def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
             body.append(node)
     module = ast.Module(body=[node for node in body if node is not None], type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _is_private_module(file: Path) -> bool:
+    return file.name.startswith("_") and file.name != "__init__.py"
+
+
+def _private_imports(file: Path) -> set[Path]:
+    """The private modules beside a module that it imports, directly or through one another."""
+    found, waiting = set(), [file] if file.is_file() else []
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and (node.module or "").startswith("_"):
+                inner = file.with_name(f"{node.module}.py")
+                if inner.is_file() and inner not in found:
+                    found.add(inner)
+                    waiting.append(inner)
+    return found
 
 
 def _with_reexports(tree: ast.Module, private):

@@ -146,6 +146,18 @@ def test_an_integer_is_a_float(house):
     assert "TypeCheckError" in text_of(house.run("--item", "triple"))
 
 
+def test_unwritten_code_is_met_once(house):
+    """Hypothesis neither repeats nor shrinks what only says that it is not written: a skeleton's run stays short."""
+    house.skeleton()
+    house.edit(
+        "spec/properties/test_double_properties.py",
+        "    laws.assert_close(",
+        '    open("met", "a").write("once")\n    laws.assert_close(',
+    )
+    assert re.search(r"double +pending", text_of(house.run("--impl", "mine", "--item", "double", "-W", "ignore")))
+    assert (house.root / "met").read_text() == "once"
+
+
 def test_one_item_runs_in_process(house):
     """Starting workers costs more than one item; xdist's own default must not win, whichever plugin loads first."""
     shown = text_of(house.run("-p", "xdist", "-n", "auto", "--item", "triple"))
