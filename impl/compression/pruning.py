@@ -38,7 +38,7 @@ def magnitude_masks(
         ValueError: a share outside of [0, 1], names or shapes that do not fit, another scope, or "global" with shares
             that differ.
 
-    Source: Frankle & Carbin 2018, §1 and §2; "global": §5.
+    Source: Frankle & Carbin 2018, §1 and §2; "global": §4.
     """
     amounts = dict(amount) if isinstance(amount, Mapping) else dict.fromkeys(weights, amount)
     _check(weights, amounts, masks, scope)

@@ -213,7 +213,7 @@ def test_layers_are_spared_by_global_ranking_or_not():
 def test_a_share_for_each_layer():
     """A mapping gives every layer its own share.
 
-    Source: Frankle & Carbin 2018, appendix G: the output layer is pruned "at half the rate".
+    Source: Frankle & Carbin 2018, §2: connections to outputs are pruned at half the rate of the rest.
     """
     found = magnitude_masks(layers(), {"a": 0.2, "b": 1.0, "c": 0.0})
     assert counts(found) == {"a": 16, "b": 0, "c": 12}
@@ -331,7 +331,7 @@ def test_second_derivatives_are_right():
 def test_a_mask_costs_no_matrix_product():
     """The ticket runs the matrix products of its network and no others; what is 0 is multiplied as well.
 
-    Source: Frankle & Carbin 2018, §7: unstructured sparsity saves weights, not time on the hardware at hand.
+    Source: Frankle & Carbin 2018, §6: unstructured sparsity saves weights, not time on the hardware at hand.
     """
     ticket, x = pruned(network(), 0.4), random(5, 6)
     assert cost.flops(ticket, x) == cost.flops(ticket.model, x) > 0
