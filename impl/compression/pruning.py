@@ -9,6 +9,7 @@ Convention: p is a share of the weights that are left, so n rounds leave (1 − 
 as in torch.nn.utils.prune. Biases and gains stay unless they are asked for.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -56,17 +57,15 @@ def magnitude_masks(
 
 def _drop(weight, mask, amount):
     """`mask` without the share of smallest magnitudes among what it keeps."""
-    left = weight.detach()[mask].abs()
-    count = round(amount * left.numel())
-    kept = torch.ones_like(left, dtype=torch.bool)
-    if count > 0:
-        threshold = left.kthvalue(count).values
-        kept = left > threshold
-        ties = (left == threshold).nonzero().squeeze(1)  # of these, as many stay as the count allows
-        kept[ties[count - int((left < threshold).sum()) :]] = True
-    result = mask.clone()
-    result[mask] = kept
-    return result
+    count = round(amount * int(mask.sum()))
+    if count == 0:
+        return mask.clone()
+    magnitude = weight.detach().abs().masked_fill(~mask, math.inf).flatten()
+    threshold = magnitude.kthvalue(count).values
+    ties = magnitude == threshold
+    going = count - (magnitude < threshold).sum()  # so many of the ties go: the first ones
+    kept = (magnitude > threshold) | (ties & (ties.cumsum(0) > going))
+    return kept.view_as(mask) & mask
 
 
 def _check(weights, amounts, masks, scope):

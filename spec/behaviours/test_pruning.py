@@ -65,7 +65,8 @@ def small_ticket(seed: int):
 def test_a_ticket_learns_faster_than_its_structure_with_other_weights():
     """At 3.5 % of the weights a winning ticket is far ahead after 100 steps of the same mask with fresh random weights.
 
-    Test accuracy.  Measured: TICKET
+    Test accuracy.  Measured: 0.77 against 0.34 right; a gap of 0.22 to 0.63 over 4 seeds. Ranked by the first weights
+    0.26 against 0.21, the largest dropped 0.10 against 0.25, the mask left out of training 0.92 against 0.94.
 
     Source: Frankle & Carbin 2018, §2, figure 4a: winning tickets learn faster, "when randomly reinitialized … learn
     slower": the initialisation is what won.
@@ -79,7 +80,8 @@ def test_a_ticket_learns_faster_than_its_structure_with_other_weights():
 def test_a_ticket_learns_faster_than_as_many_weights_elsewhere():
     """The same first weights under a mask that was shuffled layer by layer are far behind after 100 steps.
 
-    Test accuracy.  Measured: MASK
+    Test accuracy.  Measured: 0.77 against 0.18 right; a gap of 0.43 to 0.75 over 4 seeds. Ranked by the first weights
+    0.26 against 0.10, the largest dropped 0.10 against 0.21, the mask left out of training 0.92 against 0.94.
 
     Source: Frankle & Carbin 2018, §1, figure 1: subnetworks sampled at random learn slower.
     """
@@ -95,7 +97,8 @@ def test_a_ticket_learns_faster_than_as_many_weights_elsewhere():
 def test_a_quarter_of_the_weights_learns_as_well_as_all():
     """Two rounds leave 26 % of the weights, which after 100 steps of training read the digits as well as all of them.
 
-    Test accuracy.  Measured: QUARTER
+    Test accuracy.  Measured: 0.948 against 0.944 of all weights; a gain of −0.002 to 0.016 over 4 seeds. Ranked by the
+    first weights 0.87, by value without magnitude 0.76, the largest dropped 0.55.
 
     Source: Frankle & Carbin 2018, §2, figure 3: tickets of a fifth to a half of the weights learn faster than the
     network and reach a higher test accuracy.
