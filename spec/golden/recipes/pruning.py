@@ -23,7 +23,7 @@ def _masks(recipe):
 
     draw = np.random.default_rng(0)
     shapes = {"first": (6, 5), "second": (4, 9), "third": (3, 2, 4)}
-    scales = {"first": 1.0, "second": 0.4, "third": 2.5}
+    scales = {"first": 1.0, "second": 0.4, "third": 1.2}
     weights = {
         name: [recipe.given(f"{name}.{n}", scales[name] * draw.standard_normal(shape)) for n in range(3)]
         for name, shape in shapes.items()
