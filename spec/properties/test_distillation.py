@@ -86,7 +86,8 @@ def test_loss_is_zero_where_the_student_has_arrived(student, shift, temperature)
     laws.assert_close(slope(student + shift, student, temperature=temperature), torch.zeros_like(student))
     bent = student.clone()
     bent[0, 1] += 1
-    assert distillation_loss(bent, student, temperature=temperature) > 1e-4, "expected L > 0 for other logits"
+    # At T = 3 no probability of logits below 5 is under 0.007: the divergence cannot vanish beside rounding.
+    assert distillation_loss(bent, student, temperature=3.0) > 1e-4, "expected L > 0 for other logits"
 
 
 @given(student=varied(SHAPE), teacher=varied(SHAPE), a=varied((3, 1)), b=varied((3, 1)))
