@@ -1,0 +1,1 @@
+"""Compression with torch's losses and pruning."""

@@ -1,0 +1,1 @@
+"""Compression written another way."""
