@@ -64,11 +64,11 @@ def test_a_quarter_of_the_cache_and_the_order_of_the_text():
 
 
 def test_text_is_written_alike_from_the_cache():
-    """60 characters, each the likeliest, are the same from the latent cache, absorbed, as from the whole text each time.
+    """60 characters, each the likeliest, are alike from the latent cache, absorbed, and from the whole text each time.
 
     Source: DeepSeek-AI 2024, §2.1.2: generation needs c^KV and k^R alone.
-    Measured: 180 of 180 choices alike and logits 2.4e-6 apart right; 139 to 179 and 1.1 to 1.3 where every new token takes
-    position 0; 3 seeds.
+    Measured: 180 of 180 choices alike and logits 2.4e-6 apart right; 139 to 179 and 1.1 to 1.3 where every
+    new token takes position 0; 3 seeds.
     """
     model, _, unseen = trained(1, 12, steps=60)
     text, cache = unseen[:3, :LENGTH], LatentCache()
