@@ -35,7 +35,7 @@ class Reader(nn.Module):
         return self.predict(x + self.attend(*heads).transpose(1, 2).flatten(2))
 
 
-def losses(attend, seed, steps=60):
+def losses(attend, seed, steps=40):
     text, characters = codes(30_000)
     windows = text.unfold(0, LENGTH + 1, 1)
     torch.manual_seed(seed)

@@ -47,7 +47,8 @@ def dense(query, key, value, allowed=None, added=0.0, scale=None):
 def some(*shape, seed=0):
     """A boolean mask of which about two thirds are True, those of index 0 in the last dimension all."""
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.66
-    mask[..., 0] = True
+    if shape:
+        mask[..., 0] = True
     return mask
 
 
@@ -137,13 +138,13 @@ def test_second_derivatives_are_right(mask, causal):
 
     Source: the definition of the derivative.  Convention: the second derivative costs N × N memory, the first does not.
     """
-    inputs = [t[:1, :1] for t in queries_keys_values(4, 5, 2, 3)]
-    options = {"is_causal": causal, "return_lse": True, "block_q": 3, "block_k": 2}
+    inputs = queries_keys_values(3, 4, 2, 1, batch=())
+    options = {"is_causal": causal, "return_lse": True, "block_q": 2, "block_k": 3}
     if mask == "booleans":
-        allowed = some(4, 5, seed=3)
+        allowed = some(3, 4, seed=3)
         laws.gradient_correct(lambda *qkv: flash_attention(*qkv, allowed, **options), *inputs, second_order=True)
     else:
-        added = [normal(4, 5)] if mask == "numbers" else []
+        added = [normal(3, 4)] if mask == "numbers" else []
         laws.gradient_correct(lambda *given: flash_attention(*given, **options), *inputs, *added, second_order=True)
 
 
@@ -162,7 +163,8 @@ def test_causal_output_sees_the_past_alone():
         laws.depends_only_on(call, value, until_now(t, s))
 
 
-SHAPES = [(9, 13), (13,), (1, 13), (9, 1), (3, 9, 13), (2, 1, 9, 13), (2, 1, 1, 13), (2, 3, 9, 13), (1, 3, 1, 13), (1,)]
+SHAPES = [(), (1,), (13,), (1, 13), (9, 1), (9, 13), (3, 9, 13)]
+SHAPES += [(2, 1, 9, 13), (2, 1, 1, 13), (2, 3, 9, 13), (1, 3, 1, 13)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

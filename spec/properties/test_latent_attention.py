@@ -303,11 +303,11 @@ def test_later_tokens_know_an_earlier_one_by_its_latent_alone():
 
 
 def test_latents_are_normalised_and_the_rotated_key_is_not():
-    """With eps → 0 the sizes of W^DKV and W^DQ mean nothing, that of W^KR does.
+    """With eps = 0 the sizes of W^DKV and W^DQ mean nothing, that of W^KR does.
 
     Source: DeepSeek-AI 2024, §3.1.2: additional RMSNorm layers after the compressed latent vectors.
     """
-    module, x = ready(q_lora_rank=8, eps=1e-30), normal(2, 5, 11)
+    module, x = ready(q_lora_rank=8, eps=0.0), normal(2, 5, 11)
     before = module(x)
     module.kv_a_proj_with_mqa.weight.data[:7] *= 3
     module.q_a_proj.weight.data *= 0.2
@@ -326,6 +326,20 @@ def test_large_scores_of_half_precision_keep_their_order():
     exact = by_hand(module, x[:, :1])[0, 0]
     found = module.bfloat16()(x.bfloat16())[0, -1].double()
     tolerance = 0.03 * exact.abs().max().item()
+    laws.assert_close(found, exact, rtol=0, atol=tolerance, because="weights and tokens are rounded to 8 bits")
+
+
+def test_late_positions_are_told_apart_in_half_precision():
+    """In bfloat16 the angles are float32: positions 290 to 299, which 8 bits round to even numbers, are all different.
+
+    Source: DeepSeek-V2's code makes cos and sin in float32; bfloat16 knows whole numbers up to 256.
+    """
+    module, cache = ready(), LatentCache()
+    x = normal(1, 1, 11).expand(1, 300, 11)
+    exact = rope((x[0] @ module.kv_a_proj_with_mqa.weight.T)[:, 7:], 10000.0)[290:]
+    module.bfloat16()(x.bfloat16(), cache=cache)
+    tolerance = 0.03 * exact.abs().max().item()
+    found = cache.rope_key[0, 290:].double()
     laws.assert_close(found, exact, rtol=0, atol=tolerance, because="weights and tokens are rounded to 8 bits")
 
 
