@@ -1,0 +1,74 @@
+"""Cases of multi-head latent attention: queries compressed or not, padding on the left of one sample."""
+
+import torch
+
+from impl.layers.latent_attention import LatentCache, MultiHeadLatentAttention
+from spec.cases import Bad, Case
+
+SIZES = {"embed_dim": 6, "num_heads": 3, "kv_lora_rank": 5, "qk_nope_head_dim": 3, "qk_rope_head_dim": 2}
+SIZES |= {"v_head_dim": 4}
+
+
+def _normal(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _build(**options):
+    return MultiHeadLatentAttention(**(SIZES | options))
+
+
+def _bad(*mentions, **options):
+    return Bad(call=lambda: _build(**options), mentions=mentions)
+
+
+def _bad_input(*arguments, mentions, **options):
+    return Bad(call=lambda: _build()(*arguments, **options), mentions=mentions)
+
+
+def _with_a_past():
+    module, cache = _build(), LatentCache()
+    module(torch.ones(2, 3, 6), cache=cache)
+    return module(torch.ones(2, 4, 6), torch.ones(2, 4, dtype=torch.bool), cache)
+
+
+BAD = {
+    "no width": _bad("0", embed_dim=0),
+    "no heads": _bad("num_heads", "0", num_heads=0),
+    "no latent": _bad("kv_lora_rank", "0", kv_lora_rank=0),
+    "no content": _bad("qk_nope_head_dim", "0", qk_nope_head_dim=0),
+    "no values": _bad("v_head_dim", "-1", v_head_dim=-1),
+    "no latent of the queries": _bad("0", q_lora_rank=0),
+    "an odd width to rotate": _bad("qk_rope_head_dim", "3", qk_rope_head_dim=3),
+    "nothing to rotate": _bad("qk_rope_head_dim", "0", qk_rope_head_dim=0),
+    "a negative width to rotate": _bad("qk_rope_head_dim", "-2", qk_rope_head_dim=-2),
+    "angles of base 0": _bad("rope_theta", "0", rope_theta=0.0),
+    "a base that is no number": _bad("rope_theta", "nan", rope_theta=float("nan")),
+    "a negative eps": _bad("eps", "-1", eps=-1.0),
+    "tokens of another width": _bad_input(torch.ones(2, 4, 5), mentions=("6", "(2, 4, 5)")),
+    "a sequence without a batch": _bad_input(torch.ones(4, 6), mentions=("(4, 6)",)),
+    "four dimensions": _bad_input(torch.ones(2, 1, 4, 6), mentions=("(2, 1, 4, 6)",)),
+    "a mask of other tokens": _bad_input(
+        torch.ones(2, 4, 6), torch.ones(2, 5, dtype=torch.bool), mentions=("(2, 4)", "(2, 5)")
+    ),
+    "a mask of another batch": _bad_input(
+        torch.ones(2, 4, 6), torch.ones(1, 4, dtype=torch.bool), mentions=("(2, 4)", "(1, 4)")
+    ),
+    "a mask of numbers": _bad_input(torch.ones(2, 4, 6), torch.ones(2, 4), mentions=("torch.float32",)),
+    "a mask that forgets the past": Bad(call=_with_a_past, mentions=("(2, 7)", "(2, 4)")),
+}
+
+CASES = [
+    Case(
+        item="latent-attention",
+        name="MultiHeadLatentAttention",
+        build=_build,
+        inputs=lambda: (_normal(2, 4, 6), torch.tensor([[True] * 4, [False, False, True, True]])),
+        bad=BAD,
+    ),
+    Case(
+        item="latent-attention",
+        name="MultiHeadLatentAttention, compressed queries",
+        build=lambda: _build(q_lora_rank=7, rope_theta=50.0, eps=0.1),
+        inputs=lambda: (_normal(3, 4, 6),),
+    ),
+]
