@@ -18,6 +18,7 @@ from ._fold import fold_batch_norm
 from ._grid import Grid, dequantize, grid_of_range, integer_range, quantize, weight_grid
 from ._integer import fixed_point, integer_matmul, rescale
 from ._observer import MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver
+from ._replace import is_linear, replace_modules
 
 __all__ = [
     "Grid",
@@ -148,7 +149,7 @@ def quantize_model(
     observers = {
         layer: [observer().to(**_precise(layer.weight)) for _ in ("input", "output")]
         for layer in model.modules()
-        if _is_linear(layer)
+        if is_linear(layer)
     }
 
     def watch(layer, arguments, output):
@@ -168,20 +169,6 @@ def quantize_model(
     return replace_modules(model, twins).eval()
 
 
-def replace_modules(model: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Put each twin in the place, or the places, of its original."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in twins:
-                setattr(parent, name, twins[child])
-    return twins.get(model, model)
-
-
 def _precise(like):
     """The device of a tensor, and its dtype or float32: in bfloat16 a scale moves the end of its range by a step."""
     return {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
-
-
-def _is_linear(module):
-    weight = getattr(module, "weight", None)
-    return hasattr(module, "in_features") and isinstance(weight, Tensor) and weight.dim() == 2
