@@ -8,6 +8,7 @@ Convention: inside is what rounds to an integer of the range, as in torch, and t
 learned step (its eq. 5). Second derivatives are those of these formulas, in which rounding is a constant.
 """
 
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd import Function
@@ -72,8 +73,9 @@ class _LearnedStep(Function):
         ratio = input / scale
         clipped = ratio.clamp(*ctx.ends)
         inside = (ratio > ctx.ends[0]) & (ratio < ctx.ends[1])
-        slope = clipped.round() - ratio * inside  # eq. 3
-        return d_output * inside, (d_output * slope).sum() * ctx.gain, None, None, None
+        slope = clipped.round_().sub_(ratio * inside)  # eq. 3
+        d_scale = torch.dot(d_output.flatten(), slope.flatten()) * ctx.gain
+        return d_output * inside, d_scale, None, None, None
 
 
 def learned_step(

@@ -40,7 +40,7 @@ def accuracy(model):
 
 
 def after_training(seed=0, learned=False, steps=250):
-    """The integer network with weights in {−1, 0, 1}, or in −2 … 1 on a learned step, trained on from floating point."""
+    """Trained on from floating point with weights in {−1, 0, 1}, or in −2 … 1 on a learned step."""
     model = prepare_qat(trained(seed), bits=2, per_channel=False).train()
     for layer in model[::2] if learned else ():
         layer.weight_quantizer = LearnedStepQuantizer(2)

@@ -277,11 +277,14 @@ def test_evaluation_does_not_start_the_step():
     assert quantizer.started
 
 
+@pytest.mark.house_rule
 @given(seed=seeds())
 def test_the_learned_steps_second_derivative(seed):
-    """The gradient formulas of eq. 3 and 5 have the derivatives that central differences give.
+    """The gradient formulas of eq. 3 and 5 have the derivatives that central differences give: ∂²v̂/∂s∂v = −1/s inside.
 
     Source: Esser et al. 2019, eq. 3 and 5, differentiated once more.
+    Convention: rounding is a constant there; where it is straight-through in the second derivative as well, as in the
+    paper's code under autograd, it is 0, so peers are not asked.
     """
     x = (normal(7, seed=seed) * 2).clamp(-3.9, 2.9)
     x = torch.where((x * 2 - (x * 2).round()).abs() > 0.4, x + 0.1, x)  # away from jumps
@@ -422,7 +425,7 @@ def test_weights_are_trained_in_floating_point(seed):
             layer.weight[1, 2] += 0.15
             seen = layer.weight_quantizer(layer.weight)[1, 2].item()
             assert seen == expected, f"expected {expected} at a weight of {layer.weight[1, 2]:.2f}, found {seen}"
-    assert layer.weight[1, 2].item() == pytest.approx(0.75)
+    laws.assert_close(layer.weight[1, 2].detach(), real(0.75)[0])
 
 
 def test_gradients_reach_weight_bias_and_input():

@@ -115,11 +115,12 @@ def _observers(recipe, x):
                 recipe.expect(
                     f"{short}.{per}.{kind}.scale", scale.reshape(np.shape(low)), second=by_hand[0].astype(np.float32)
                 )
-                recipe.expect(
-                    f"{short}.{per}.{kind}.zero_point",
-                    zero_point.int().reshape(np.shape(low)),
-                    second=by_hand[1].astype(np.int32),
-                )
+                if not symmetric:  # where it is 0
+                    recipe.expect(
+                        f"{short}.{per}.{kind}.zero_point",
+                        zero_point.int().reshape(np.shape(low)),
+                        second=by_hand[1].astype(np.int32),
+                    )
 
 
 def _integer_layer(recipe, rng):
