@@ -68,12 +68,12 @@ class QuantizedLinear(nn.Module):
         for side in ("input", "output"):
             self.register_buffer(f"{side}_scale", torch.ones(()))
             self.register_buffer(f"{side}_zero_point", torch.zeros((), dtype=torch.int32))
-        self.register_buffer("multiplier", torch.full((out_features,), 2**30, dtype=torch.int32))  # M₀·2³¹
-        self.register_buffer("shift", torch.zeros(out_features, dtype=torch.int32))  # n
+        for name in ("multiplier", "shift"):  # M₀·2³¹ and n
+            self.register_buffer(name, torch.zeros(out_features, dtype=torch.int32))
 
     @classmethod
     def from_float(cls, linear: nn.Module, weight: Grid, input: Grid, output: Grid) -> "QuantizedLinear":
-        """The integer twin of a layer with `weight` and `bias` as in torch.nn.Linear.
+        """The integer twin of a layer with `weight` and `bias` as every linear layer has.
 
         Args:
             linear: the trained layer.

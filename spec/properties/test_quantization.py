@@ -653,6 +653,7 @@ def test_an_empty_layer_takes_a_state_dict(bias):
     linear, x = layer(bias=bias), normal(3, 7)
     twin, new = quantized(linear, x), QuantizedLinear(7, 5, bias=bias).double()
     laws.assert_same(new(x), torch.zeros(3, 5).double())
+    assert repr(new) == f"QuantizedLinear(in_features=7, out_features=5, bias={bias})"
     new.load_state_dict(twin.state_dict())
     laws.assert_same(new(x), twin(x))
     laws.assert_same(new.integer_forward(quantize(x, *observed(x))), twin.integer_forward(quantize(x, *observed(x))))

@@ -95,7 +95,7 @@ class _Observer(nn.Module):
         if self.channels is not None and input.dim() and input.numel():
             # torch wants the axis from the front.
             self.library.ch_axis = self.axis % input.dim()
-        return self.library(input) if input.numel() else input
+        return self.library(input) if input.numel() and not input.is_meta else input
 
     def grid(self):
         scale, zero_point = self.library.calculate_qparams()
