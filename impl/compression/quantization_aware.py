@@ -16,7 +16,7 @@ from ..layers.linear import Linear
 from ._quantizer import FakeQuantize, LearnedStepQuantizer, WeightFakeQuantize
 from ._replace import is_linear, replace_modules
 from ._straight_through import fake_quantize, learned_step
-from .quantization import QuantizedLinear
+from .quantization import Grid, QuantizedLinear
 
 __all__ = [
     "FakeQuantize",
@@ -73,7 +73,7 @@ class QATLinear(nn.Module):
 
     def to_quantized(self) -> QuantizedLinear:
         """The layer in integers, on the grids that it was trained on."""
-        weight = self.weight_quantizer.grid(self.weight)
+        weight: Grid = self.weight_quantizer.grid(self.weight)
         return QuantizedLinear.from_float(self, weight, self.input_quantizer.grid(), self.output_quantizer.grid())
 
 
