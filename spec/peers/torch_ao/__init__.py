@@ -1,0 +1,1 @@
+"""Our public names over torch.ao.quantization and torch's quantized tensors."""
