@@ -55,7 +55,9 @@ def positive_features(
         found = f"{tuple(x.shape)} and {tuple(projection.shape)}"
         raise ValueError(f"expected x (…, t, d) and a projection (m, d) of one width, got {found}")
     exponents, half = x @ projection.mT, x.square().sum(-1, keepdim=True) / 2
-    # The level is a constant to autograd: it is taken out here and put back by whoever needs it, so its slope is 0.
-    level = (exponents.amax(-1, keepdim=True) - half).detach()
-    features = (exponents - (half + level)).exp()
-    return features, level.squeeze(-1) - math.log(len(projection)) / 2
+    # The level is a constant to autograd, taken out here and put back by whoever needs it. Of ‖x‖²/2 only the slope
+    # is left beside it: the difference of large numbers would round.
+    top = exponents.detach().amax(-1, keepdim=True)
+    features = (exponents - (top + (half - half.detach()))).exp()
+    level = (top - half.detach()).squeeze(-1)
+    return features, level - math.log(len(projection)) / 2
