@@ -1,4 +1,4 @@
-"""Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236) and FAVOR+ (Choromanski et al. 2021, arXiv:2009.14794)."""
+"""Linear attention.  Katharopoulos et al. 2020, arXiv:2006.16236; Choromanski et al. 2021, arXiv:2009.14794."""
 
 import math
 
