@@ -347,7 +347,8 @@ def test_estimates_of_the_kernel_are_unbiased(drawn):
     """E[φ(x)ᵀφ(y)] = exp(xᵀy) for independent ω, for pairs ±ω, and for orthogonal ω of χ_d lengths.
 
     |bias| < 4.5 σ of Lemma 2's variance, 20,000 draws: a false alarm in 100,000 seeds, and the seed is fixed.
-    Measured: MEASURED
+    Measured: 0.0 to 1.4 σ right; with orthogonal ω from a QR whose signs were left alone 82 σ, of length 1 67 σ, of
+    length √d 5.5 to 6.5 σ; 3 seeds.
 
     Source: Choromanski et al. 2021, Lemma 1 and §2.4: isotropy of ω makes orthogonal features unbiased.
     """
@@ -367,7 +368,7 @@ def test_estimates_of_the_kernel_are_unbiased(drawn):
 def test_errors_of_the_kernel_are_lemma_2():
     """MSE(SM⁺_m) = exp(‖x+y‖²) SM² (1 − exp(−‖x+y‖²))/m, and half of it times that bracket for pairs ±ω.
 
-    Measured: within 3 % of the equation with 40,000 draws, 3 seeds; the bracket is 0.56 here.
+    Measured: within 5 % of the equation with 40,000 draws, 3 seeds; the bracket is 0.56 here.
 
     Source: Choromanski et al. 2021, Lemma 2: eq. 7 and Lemma 1's hyperbolic features, m of ω and m of −ω.
     """
@@ -400,14 +401,15 @@ def test_positive_features_are_sharp_where_the_kernel_is_small():
     assert errors[1] > 50 and 0.4 < negative < 0.6, f"expected wild estimates, found {errors[1]:.0f}, {negative:.2f}"
 
 
-@pytest.mark.parametrize("d", [4, 8])
-def test_orthogonal_features_have_smaller_errors(d):
-    """MSE(SM^ort) ≤ MSE(SM⁺) − 2(m−1)/(m(d+2)) · (SM − exp(−(‖x‖²+‖y‖²)/2))², for m = d.
+def test_orthogonal_features_have_smaller_errors():
+    """MSE(SM^ort) ≤ MSE(SM⁺) − 2(m−1)/(m(d+2)) · (SM − exp(−(‖x‖²+‖y‖²)/2))², for m = d = 8.
 
-    Measured: gains of 1.1 to 1.6 of the bound, standard error at most 0.2 of it; 3 seeds. Independent rows gain 0.
+    Measured: gains of 1.2 to 1.6 of the bound, standard error 0.13 of it; 3 seeds. Independent rows gain 0. 0.6 of the
+    bound is 4 standard errors from either: a false alarm in 10,000 seeds, and the seed is fixed.
 
     Source: Choromanski et al. 2021, theorem 2.
     """
+    d = 8
     x, y = (t / (2 * t.norm()) for t in (normal(d, seed=2), normal(d, seed=3)))
     projection = orthogonal_projection(12_000 * d, d, torch.Generator().manual_seed(0), torch.float64)
     estimates, exact = kernel_estimates(x, y, projection, d)
@@ -439,8 +441,8 @@ def test_each_direction_is_standard_normal(d):
     """Alone every ω_i is N(0, I_d): mean 0, covariance I, ‖ω‖² of mean d and variance 2d.
 
     Bounds are 5 standard errors of 8,000 blocks, a false alarm in 100,000 seeds, and the seed is fixed.
-    Measured: means within 0.02 right; −0.46 to −0.40 and 0.45 with the signs of Householder's QR; variance of ‖ω‖²
-    0 with rows of length √d.
+    Measured: means within 0.022 right, 3 seeds; −0.79, −0.75 and 0.76 with the signs of Householder's QR; variance of
+    ‖ω‖² 0 with rows of length √d.
 
     Source: Choromanski et al. 2021, §2.4: marginal distributions stay N(0, I_d), as QR with positive diagonal gives.
     """
