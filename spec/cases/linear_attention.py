@@ -127,7 +127,7 @@ CASES = [
             "empty_batch_is_defined": "the projection is no sample",
         },
     ),
-    _module("LinearAttention", lambda: LinearAttention(6, 3), _tokens(2, 5, 6), MODULE_BAD[LinearAttention]),
+    _module("LinearAttention", lambda: LinearAttention(6, 3), _tokens(2, 4, 6), MODULE_BAD[LinearAttention]),
     _module(
         "LinearAttention, causal, padded, no bias",
         lambda: LinearAttention(6, 2, bias=False, is_causal=True),
@@ -136,7 +136,7 @@ CASES = [
     _module("FavorAttention", lambda: FavorAttention(6, 3, num_features=5), _tokens(2, 4, 6), FAVOR_BAD),
     _module(
         "FavorAttention, causal, padded, no bias",
-        lambda: FavorAttention(8, 2, bias=False, is_causal=True),
-        _tokens(3, 5, 8, lengths=[5, 2, 3]),
+        lambda: FavorAttention(6, 2, bias=False, is_causal=True),
+        _tokens(3, 4, 6, lengths=[4, 2, 3]),
     ),
 ]
