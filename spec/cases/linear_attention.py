@@ -1,0 +1,142 @@
+"""Cases of linear attention and its random features."""
+
+import torch
+
+from impl.layers.linear_attention import (
+    FavorAttention,
+    LinearAttention,
+    LinearAttentionState,
+    linear_attention,
+    orthogonal_projection,
+    positive_features,
+)
+from spec.cases import Bad, Case
+
+MODULES = (LinearAttention, FavorAttention)
+
+
+def _random(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=generator)
+
+
+def _features(t, s):
+    """φ(q) and φ(k) of 3 samples and 2 heads with 5 features, values of width 4, and log-weights, one of them −∞."""
+    draw = _random()
+    query, key, value, level = draw(3, 2, t, 5).exp(), draw(3, 2, s, 5).exp(), draw(3, 2, s, 4), draw(3, 1, s)
+    level[:, :, 1] = -torch.inf
+    return query, key, value, level
+
+
+def _tokens(*shape, lengths=None):
+    def make():
+        x = _random()(*shape)
+        return (x,) if lengths is None else (x, torch.arange(shape[1]) < torch.tensor(lengths)[:, None])
+
+    return make
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+def _call(*shapes, **options):
+    return lambda: linear_attention(*(torch.ones(shape) for shape in shapes), **options)
+
+
+_QKV = (2, 3, 6, 5), (2, 3, 7, 5), (2, 3, 7, 4)
+FUNCTION_BAD = {
+    "another number of features": _rejects(_call((2, 6, 5), (2, 7, 3), (2, 7, 4)), "5", "3"),
+    "fewer values than keys": _rejects(_call((2, 6, 5), (2, 7, 5), (2, 8, 4)), "7", "8"),
+    "no keys": _rejects(_call((2, 6, 5), (2, 0, 5), (2, 0, 4)), "0"),
+    "keys of another batch": _rejects(_call((2, 6, 5), (3, 7, 5), (2, 7, 4)), "(3, 7, 5)"),
+    "values of another batch": _rejects(_call((2, 6, 5), (2, 7, 5), (3, 7, 4)), "(3, 7, 4)"),
+    "a vector": _rejects(_call((5,), (5,), (5,)), "(5,)"),
+    "causal with other numbers of queries and keys": _rejects(_call(*_QKV, is_causal=True), "6", "7"),
+    "a state that is not causal": _rejects(_call(*_QKV, state=LinearAttentionState()), "is_causal"),
+    "log-weights of the queries": _rejects(_call(*_QKV, log_weight=torch.ones(6)), "(2, 3, 7)", "(6,)"),
+    "one log-weight for all": _rejects(_call(*_QKV, log_weight=torch.ones(1)), "(2, 3, 7)", "(1,)"),
+    "a log-weight without keys": _rejects(_call(*_QKV, log_weight=torch.tensor(1.0)), "(2, 3, 7)", "()"),
+    "log-weights of another batch": _rejects(_call(*_QKV, log_weight=torch.ones(3, 1, 7)), "(3, 1, 7)"),
+    "log-weights of more dimensions": _rejects(_call(*_QKV, log_weight=torch.ones(1, 2, 3, 7)), "(1, 2, 3, 7)"),
+}
+FEATURES_BAD = {
+    "a projection of another width": _rejects(
+        lambda: positive_features(torch.ones(2, 3, 4), torch.ones(6, 5)), "(2, 3, 4)", "(6, 5)"
+    ),
+    "a vector": _rejects(lambda: positive_features(torch.ones(4), torch.ones(6, 4)), "(4,)"),
+    "a projection for every sample": _rejects(
+        lambda: positive_features(torch.ones(2, 3, 4), torch.ones(2, 6, 4)), "(2, 6, 4)"
+    ),
+}
+MODULE_BAD = {
+    module: {
+        "a width of 0": _rejects(lambda module=module: module(0, 3), "embed_dim", "0"),
+        "no heads": _rejects(lambda module=module: module(12, 0), "num_heads", "0"),
+        "heads that do not divide": _rejects(lambda module=module: module(12, 5), "12", "5"),
+        "input of another width": _rejects(lambda module=module: module(12, 3)(torch.ones(2, 5, 11)), "(2, 5, 11)"),
+        "input of two dimensions": _rejects(lambda module=module: module(12, 3)(torch.ones(5, 12)), "(5, 12)"),
+        "a key mask of another length": _rejects(
+            lambda module=module: module(12, 3)(torch.ones(2, 5, 12), torch.ones(2, 4, dtype=torch.bool)), "(2, 4)"
+        ),
+        "a key mask of numbers": _rejects(
+            lambda module=module: module(12, 3)(torch.ones(2, 5, 12), torch.ones(2, 5)), "(2, 5)", "float32"
+        ),
+        "a state that is not causal": _rejects(
+            lambda module=module: module(12, 3)(torch.ones(2, 5, 12), state=LinearAttentionState()), "is_causal"
+        ),
+    }
+    for module in MODULES
+}
+FAVOR_BAD = MODULE_BAD[FavorAttention] | {
+    "no features": _rejects(lambda: FavorAttention(12, 3, num_features=0), "num_features", "0"),
+}
+PROJECTION_BAD = {
+    "no features": _rejects(lambda: orthogonal_projection(0, 4), "num_features", "0"),
+    "no width": _rejects(lambda: orthogonal_projection(6, 0), "width", "0"),
+}
+
+
+def _function(build, inputs, bad, exempt=None):
+    name = build.__name__
+    return Case(
+        item="linear-attention",
+        name=name,
+        build=lambda: build,
+        inputs=inputs,
+        bad=bad,
+        exempt=exempt or {},
+        is_function=True,
+    )
+
+
+def _module(name, build, inputs, bad=None):
+    return Case(item="linear-attention", name=name, build=build, inputs=inputs, bad=bad or {})
+
+
+CASES = [
+    _function(linear_attention, lambda: _features(4, 7), FUNCTION_BAD),
+    _function(
+        positive_features,
+        lambda: (_random()(2, 3, 4), _random(1)(6, 4)),
+        FEATURES_BAD | PROJECTION_BAD,
+        {
+            "gradient_correct": "relative to a level that is a constant to autograd; specs check them put together",
+            "batch_independent": "the projection is no sample",
+            "batch_independent_in_eval": "the projection is no sample",
+            "empty_batch_is_defined": "the projection is no sample",
+        },
+    ),
+    _module("LinearAttention", lambda: LinearAttention(6, 3), _tokens(2, 4, 6), MODULE_BAD[LinearAttention]),
+    _module(
+        "LinearAttention, causal, padded, no bias",
+        lambda: LinearAttention(6, 2, bias=False, is_causal=True),
+        _tokens(3, 4, 6, lengths=[4, 2, 3]),
+    ),
+    _module("FavorAttention", lambda: FavorAttention(6, 3, num_features=5), _tokens(2, 4, 6), FAVOR_BAD),
+    _module(
+        "FavorAttention, causal, padded, no bias",
+        lambda: FavorAttention(6, 2, bias=False, is_causal=True),
+        _tokens(3, 4, 6, lengths=[4, 2, 3]),
+    ),
+]
