@@ -53,7 +53,7 @@ FUNCTION_BAD = {
     "values of another batch": _rejects(_call((2, 6, 5), (2, 7, 5), (3, 7, 4)), "(3, 7, 4)"),
     "a vector": _rejects(_call((5,), (5,), (5,)), "(5,)"),
     "causal with other numbers of queries and keys": _rejects(_call(*_QKV, is_causal=True), "6", "7"),
-    "a state that is not causal": _rejects(_call(*_QKV, state=LinearAttentionState()), "is_causal"),
+    "a state that is not causal": _rejects(lambda: _call(*_QKV, state=LinearAttentionState())(), "is_causal"),
     "log-weights of the queries": _rejects(_call(*_QKV, log_weight=torch.ones(6)), "(2, 3, 7)", "(6,)"),
     "one log-weight for all": _rejects(_call(*_QKV, log_weight=torch.ones(1)), "(2, 3, 7)", "(1,)"),
     "a log-weight without keys": _rejects(_call(*_QKV, log_weight=torch.tensor(1.0)), "(2, 3, 7)", "()"),
