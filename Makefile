@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: roadmap test checklist strength golden bench setup lint
+.PHONY: roadmap test proof checklist strength golden bench setup lint
 
 # Set up, run every spec, show the roadmap.
 roadmap: setup
@@ -19,7 +19,10 @@ test: setup lint
 	@$(RUN) -m tools golden --installed
 	@echo "== peers: other people's correct code must be accepted"
 	@$(RUN) -m tools peers
-	@echo "== bugs: known mistakes must still die of the specs that are recorded as their killers"
+
+# What the checks rest on: known mistakes must still die of the specs that are recorded as their killers.
+proof: setup
+	@echo "== bugs"
 	@$(RUN) -m tools strength --recorded
 
 lint: setup

@@ -1,5 +1,9 @@
 """Golden values: derived twice, frozen with their provenance, and derived again."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -122,3 +126,19 @@ def test_unknown_item_is_named(recipes, capsys):
 def test_objects_are_refused():
     with pytest.raises(TypeError, match="numbers"):
         golden.Recipe().given("x", np.array([{}], dtype=object))
+
+
+def test_the_oracles_of_every_recipe_are_in_the_extra():
+    """`make golden` installs what the recipes need, each at a pinned version."""
+    root = Path(__file__).parents[2]
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["oracles"]
+    pinned = {line.partition("==")[0] for line in (root / "constraints.txt").read_text().splitlines()}
+    texts = [f.read_text() for f in (root / "spec/golden/recipes").glob("*.py")]
+    needs = {
+        name
+        for text in texts
+        for group in re.findall(r"needs=\(([^)]*)\)", text)
+        for name in re.findall(r'"(.+?)"', group)
+    }
+    assert needs and needs - {"numpy", "torch"} <= set(extra)
+    assert needs <= pinned
