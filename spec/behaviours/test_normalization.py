@@ -62,10 +62,10 @@ def test_batch_norm_allows_large_learning_rates():
     """Ten ReLU layers take steps of 1.0 with batch normalization; without it they are lost.
 
     Source: Ioffe & Szegedy 2015, §3.3 and §4.2.1: batch normalization enables higher learning rates.
-    Measured: 0.82 to 0.95 with, 0.07 to 0.11 without, over 5 seeds.
+    Measured: 0.75 to 0.96 with, 0.09 to 0.11 without, over 5 seeds.
     """
     found = {
-        n: accuracy(trained(lambda n=n: network(n, nn.ReLU, 10, 100), 1.0, 150, 60)) for n in (BatchNorm1d, no_norm)
+        n: accuracy(trained(lambda n=n: network(n, nn.ReLU, 10, 100), 1.0, 100, 60)) for n in (BatchNorm1d, no_norm)
     }
     assert found[BatchNorm1d] >= 0.6, f"expected an accuracy of 0.6 with batch norm, found {found[BatchNorm1d]:.3f}"
     assert found[no_norm] <= 0.3, f"expected chance without normalization, found {found[no_norm]:.3f}"
