@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
@@ -45,7 +45,9 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False) -> i
             problems.append(f"{name} survives: {named[name]['story']}")
         elif not recorded and not named[name].get("crashes") and not any(map(_is_wrong_value, failed.values())):
             problems.append(f"{name} dies only by crashing, its story promises a wrong value")
-    if not recorded:
+    guilty = _failing_without_a_bug({n: named[n]["item"] for n in kills}, kills, jobs)
+    problems += guilty
+    if not recorded and not guilty:
         catalogue = {bug_name(b) for b in all_bugs(root)}
         matrix = {name: specs for name, specs in (known | kills).items() if name in catalogue}
         (root / KILLS).write_text(json.dumps(matrix, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -83,6 +85,15 @@ def _few(killers: list[str]) -> tuple[str, ...]:
     return tuple(sorted(killers, key=lambda k: (KINDS.index(k.split("/")[1]) != 1, k))[:3])
 
 
+def _failing_without_a_bug(item_of: dict[str, str], kills: dict[str, list[str]], jobs: int | None) -> list[str]:
+    """Specs that catch whatever bug there is, because they reject the reference itself: then nothing is proven."""
+    always: dict[str, set[str]] = {}
+    for bug, item in item_of.items():
+        always[item] = always.get(item, set(kills[bug])) & set(kills[bug])
+    targets = [Target(item, item, (), tuple(sorted(specs))) for item, specs in always.items() if specs]
+    return [f"{spec} fails without any bug" for _, failed in hunt(targets, jobs) for spec in sorted(failed)]
+
+
 @dataclass(frozen=True)
 class Target:
     """A wrong subject to be hunted: pytest's options that choose it, and the item whose specs hunt, or some of them."""
@@ -102,7 +113,7 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
     Args:
         one_is_enough: stop at the first spec that fails; otherwise all that do are found.
     """
-    _warm_up(len(targets))
+    _warm_up(long=len(targets) >= 8)
     options = ("-x",) if one_is_enough else ()
     waiting = [(target, KINDS[1::-1]) for target in reversed(targets)]
     running = {}
@@ -127,7 +138,8 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
             waiting.append((target, KINDS[2:]))
 
 
-def _warm_up(runs: int):
+@cache
+def _warm_up(long: bool):
     """Load what every run needs, and use it once; each run is then a fork that starts in a moment."""
     sys.path.insert(0, str(Path.cwd()))
     import beartype  # noqa: F401
@@ -140,7 +152,7 @@ def _warm_up(runs: int):
 
     torch.set_num_threads(1)
     gc.freeze()  # a run's collections need not look at what all runs share
-    if runs < 8:
+    if not long:
         return
     from spec import laws
 

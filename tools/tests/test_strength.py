@@ -17,6 +17,17 @@ replace = "{replace}"
 """
 
 
+SPEC_THAT_ALWAYS_FAILS = '''
+
+def test_of_nothing():
+    """Three is four.
+
+    Source: none.
+    """
+    assert triple(1.0) == 4
+'''
+
+
 def strength(house, *bugs, items=(), options=()):
     """In a process of its own: it forks."""
     house.write("spec/bugs/triple.toml", "".join(BUG.format(id=i, find=f, replace=r) for i, f, r in bugs))
@@ -50,6 +61,16 @@ def test_what_is_no_proof_is_an_error(house, bug, complaint):
     done = strength(house, bug)
     assert done.returncode == 1
     assert complaint in done.stdout
+
+
+def test_a_spec_that_rejects_the_reference_catches_nothing(house):
+    """It would catch every bug: the proof is void, and the matrix stays as it was."""
+    golden = house.root / "spec/golden/test_triple_golden.py"
+    golden.write_text(golden.read_text() + SPEC_THAT_ALWAYS_FAILS)
+    done = strength(house, ("same", "3 * x", "x * 3"))
+    assert done.returncode == 1
+    assert "spec/golden/test_triple_golden.py::test_of_nothing fails without any bug" in done.stdout
+    assert not (house.root / "spec/bugs/kills.json").is_file()
 
 
 def test_specs_that_add_nothing_are_hinted_at(house):
