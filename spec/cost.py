@@ -1,5 +1,6 @@
 """Deterministic cost: FLOPs and peak bytes, counted, never timed."""
 
+import math
 import weakref
 
 import torch
@@ -8,12 +9,29 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def _added_product(_, a, b, **unused) -> int:
+    """Of matrices (…, m, k) and (…, k, n), or (k) for the second."""
+    return 2 * math.prod(a) * (b[-1] if len(b) > 1 else 1)
+
+
+def _product(a, b, **unused) -> int:
+    return _added_product(None, a, b)
+
+
+_aten = torch.ops.aten
+_UNCOUNTED = dict.fromkeys((_aten.mv, _aten.dot), _product)
+_UNCOUNTED |= dict.fromkeys(
+    (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
+)
+
+
 def flops(function, *inputs) -> int:
     """Floating-point operations of the matrix products, convolutions and attentions that `function` runs.
 
-    A multiply-add counts as two, by torch's own counter; pointwise operations count nothing.
+    A multiply-add counts as two; pointwise operations count nothing. Torch's own counter, and what it leaves out:
+    products into a tensor that is there already, and products with vectors.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         function(*inputs)
     return counter.get_total_flops()
 

@@ -44,6 +44,13 @@ def extents(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [step * (k - 1) + 1 for k, step in zip(kernel, dilation)]
 
 
+def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """A view of x (B, C, H, W) as (B, C, kh, kw, H', W'): what lies under each tap of the kernel at each place."""
+    height, width = extents(kernel, dilation)
+    view = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # (B, C, H', W', extents)
+    return view[..., :: dilation[0], :: dilation[1]].permute(0, 1, 4, 5, 2, 3)
+
+
 MARGINS = ("zeros", "reflect", "replicate", "circular")
 
 

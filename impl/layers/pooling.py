@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._correlation import windows
-from ._window import check_input, pad, places, sizes
+from ._window import check_input, pad, places, sizes, windows
 
 
 class _Pool2d(nn.Module):

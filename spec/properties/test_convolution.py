@@ -280,6 +280,15 @@ def test_convolution_has_second_derivatives():
     laws.gradient_correct(module, normal(2, 2, 4, 3), second_order=True)
 
 
+def assert_costs(found, expected):
+    """A formulation may compute a few places more, where a kernel would reach over the end of a row, and drop them.
+
+    With the dense kernel of dilation 2 in its place a dilated 3×3 kernel costs 2.8 times as much, and a full
+    convolution in place of a separable one at least 2.7 times.
+    """
+    assert 0.999 * expected <= found <= 1.08 * expected, f"expected {expected} operations, found {found}"
+
+
 @dilated
 @pytest.mark.parametrize("dilation", [1, 2, 5])
 def test_cost_does_not_depend_on_dilation(dilation):
@@ -290,8 +299,8 @@ def test_cost_does_not_depend_on_dilation(dilation):
     """
     module = Conv2d(4, 6, 3, padding=dilation, dilation=dilation, groups=2, bias=False)
     assert sum(p.numel() for p in module.parameters()) == 6 * 2 * 9
-    found = cost.flops(module, normal(3, 4, 7, 11, dtype=torch.float32))
-    assert found == 2 * 3 * 6 * 2 * 9 * 7 * 11, f"expected 2·B·O·C/G·9·H·W operations, found {found}"
+    found = cost.flops(module, normal(3, 4, 7, 150, dtype=torch.float32))
+    assert_costs(found, 2 * 3 * 6 * 2 * 9 * 7 * 150)
 
 
 @dilated
@@ -302,10 +311,9 @@ def test_backward_costs_what_it_must(needed, convolutions):
     Source: LeCun et al. 1998, the first layer of a network; each of the three products has the same size.
     """
     module = Conv2d(3, 5, 3, padding=1, bias=False)
-    x = normal(2, 3, 6, 7, dtype=torch.float32).requires_grad_(needed)
+    x = normal(2, 3, 6, 70, dtype=torch.float32).requires_grad_(needed)
     found = cost.flops(lambda t: module(t).sum().backward(), x)
-    one = 2 * 2 * 5 * 3 * 9 * 6 * 7
-    assert found == convolutions * one, f"expected {convolutions}·{one} operations, found {found}"
+    assert_costs(found, convolutions * 2 * 2 * 5 * 3 * 9 * 6 * 70)
 
 
 # ---------------------------------------------------------------------------------------------- receptive fields
@@ -476,11 +484,10 @@ def test_cost_is_a_fraction_of_the_full_convolution(inside, outside, side):
     Source: Howard et al. 2017, eq. 5 and the ratio below it: 8 to 9 times less for 3×3 kernels.
     """
     module = DepthwiseSeparableConv2d(inside, outside, side, padding="same")
-    found = cost.flops(module, normal(2, inside, 8, 9, dtype=torch.float32))
-    full = 2 * 2 * side**2 * inside * outside * 8 * 9
-    expected = 2 * 2 * 8 * 9 * (side**2 * inside + inside * outside)
-    assert found == expected, f"expected {expected} operations, found {found}"
-    assert found * outside * side**2 == full * (outside + side**2)  # found/full = 1/N + 1/D_K²
+    found = cost.flops(module, normal(2, inside, 8, 90, dtype=torch.float32))
+    full = 2 * 2 * side**2 * inside * outside * 8 * 90
+    assert_costs(found, 2 * 2 * 8 * 90 * (side**2 * inside + inside * outside))
+    assert_costs(found, full * (1 / outside + 1 / side**2))
 
 
 @separable

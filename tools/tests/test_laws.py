@@ -766,6 +766,27 @@ def test_flops_by_hand():
     assert cost.flops(torch.conv1d, numbers(2, 2, 8), numbers(4, 2, 3)) == 2 * 2 * 6 * 3 * 2 * 4
 
 
+def test_flops_of_products_into_what_is_there():
+    """Torch's own counter would let an implementation hide its work there."""
+    a, b, v = numbers(2, 3, 5), numbers(2, 5, 7), numbers(5)
+    for run in (
+        lambda: numbers(2, 3, 7).baddbmm_(a, b),
+        lambda: torch.baddbmm(numbers(2, 3, 7), a, b),
+        lambda: torch.bmm(a, b, out=torch.empty(2, 3, 7, dtype=a.dtype)),
+        lambda: numbers(3, 7).addbmm_(a, b),
+        lambda: torch.addbmm(numbers(3, 7), a, b),
+        lambda: [numbers(3, 7).addmm_(*pair) for pair in zip(a, b)],
+    ):
+        assert cost.flops(run) == 2 * 2 * 3 * 5 * 7
+    for run in (
+        lambda: a[0] @ v,
+        lambda: torch.addmv(numbers(3), a[0], v),
+        lambda: numbers(3).addmv_(a[0], v),
+        lambda: [torch.dot(row, v) for row in a[0]],
+    ):
+        assert cost.flops(run) == 2 * 3 * 5
+
+
 def test_flops_of_a_backward_pass():
     a, b = numbers(3, 5).requires_grad_(), numbers(5, 7).requires_grad_()
     assert cost.flops(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
