@@ -85,7 +85,7 @@ def _run(arguments) -> int:
         case "strength" if arguments.mutants:
             from tools.mutants import main as run
 
-            return run(arguments.mutants, arguments.sample, arguments.seed)
+            return run(arguments.mutants, arguments.sample, arguments.seed, arguments.jobs)
         case "strength":
             from tools.strength import main as run
 

@@ -80,7 +80,7 @@ def main(items: list[str], root: Path | None = None) -> int:
             file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
             for source in copy.rglob("*.py"):
                 source.write_text(disguised(source.read_text(encoding="utf-8")), encoding="utf-8")
-            targets.append(Target(bug_name(bug), bug["item"], (f"--impl={copy}",)))
+            targets.append(Target(bug_name(bug), (bug["item"],), (f"--impl={copy}",)))
         right = 0
         for n, (name, failed) in enumerate(hunt(targets), 1):
             ranked = suspects(name.partition("/")[0], set(failed), root)

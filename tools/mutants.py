@@ -32,7 +32,7 @@ class Mutant:
     text: str
 
 
-def main(item_id: str, sample: int, seed: int, root: Path | None = None) -> int:
+def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Path | None = None) -> int:
     """`python -m tools strength --mutants ITEM`: 0 at least nine of ten are killed, 1 fewer; survivors as diffs.
 
     Args:
@@ -44,7 +44,8 @@ def main(item_id: str, sample: int, seed: int, root: Path | None = None) -> int:
         print(f"mutants need cosmic-ray: {HINT}")
         return 2
     root = root or Path.cwd()
-    item = load(root / ROADMAP).find(item_id)
+    roadmap = load(root / ROADMAP)
+    item = roadmap.find(item_id)
     reference = root / PACKAGE
     mutants = all_mutants(reference, Path(item.path).relative_to(PACKAGE), set(item.names))
     random.Random(seed).shuffle(mutants)
@@ -58,14 +59,26 @@ def main(item_id: str, sample: int, seed: int, root: Path | None = None) -> int:
             (copy / mutant.file).write_text(mutant.text, encoding="utf-8")
             name = f"{mutant.file}:{mutant.line} {mutant.operator} #{n}"
             named[name] = mutant
-            targets.append(Target(name, item_id, (f"--impl={copy}",)))
-        survivors = []
-        for n, (name, failed) in enumerate(hunt(targets, one_is_enough=True), 1):
+            targets.append(Target(name, (item_id,), (f"--impl={copy}",)))
+        alive = []
+        for n, (name, failed) in enumerate(hunt(targets, jobs, one_is_enough=True), 1):
             if not failed:
-                survivors.append(named[name])
+                alive.append(name)
                 print(f"[{n}/{len(targets)}] SURVIVES {name}", flush=True)
             elif n % 20 == 0:
-                print(f"[{n}/{len(targets)}] {len(survivors)} survive so far", flush=True)
+                print(f"[{n}/{len(targets)}] {len(alive)} survive so far", flush=True)
+        # What other items rest on as well is theirs to pin, too: the learned slope in the code that PReLU shares.
+        sharers = _sharers(roadmap, reference, item, {named[name].file for name in alive})
+        shared = [
+            Target(target.name, others, target.options)
+            for target in targets
+            if target.name in alive and (others := sharers(named[target.name]))
+        ]
+        for name, failed in hunt(shared, jobs, one_is_enough=True):
+            if failed:
+                alive.remove(name)
+                print(f"killed by the specs of an item that shares the code: {name}", flush=True)
+    survivors = [named[name] for name in alive]
     for mutant in survivors:
         print(_difference((reference / mutant.file).read_text(encoding="utf-8"), mutant))
     killed = len(chosen) - len(survivors)
@@ -82,6 +95,16 @@ def all_mutants(reference: Path, file: Path, names: set[str]) -> list[Mutant]:
     return found
 
 
+def _sharers(roadmap, reference: Path, item, files: set[Path]):
+    """A function: mutant → the other items whose public names rest on the mutated line."""
+    reached = {
+        other.id: _reached(reference, Path(other.path).relative_to(PACKAGE), set(other.names))
+        for other in roadmap.items.values()
+        if files and other.id != item.id
+    }
+    return lambda mutant: tuple(i for i, lines in reached.items() if mutant.line in lines.get(mutant.file, ()))
+
+
 def _mutants_of(path: Path, text: str):
     from cosmic_ray.ast import Visitor, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -95,7 +118,9 @@ def _mutants_of(path: Path, text: str):
             self.lines += [start[0] for start, _ in self.operator.mutation_positions(node)]
             return node
 
-    skipped = ("VariableReplacer", "VariableInserter", "ExceptionReplacer")  # need parameters, or change no value
+    # Some need parameters; some change no value: another exception, identity in place of equality of small numbers.
+    skipped = ("VariableReplacer", "VariableInserter", "ExceptionReplacer", "_Eq_Is", "_NotEq_IsNot", "_Is_Eq")
+    skipped += ("_IsNot_NotEq",)
     for name in operator_names():
         if name.endswith(skipped):
             continue
@@ -109,7 +134,10 @@ def _mutants_of(path: Path, text: str):
 
 
 def _is_another_program(text: str, mutated: str) -> bool:
-    """Does the mutant parse, and differ in more than annotations, which change no value?"""
+    """Does the mutant parse, and differ in more than annotations and `@staticmethod`s?
+
+    Those change no value: a static method that is called through its class, as autograd does, works without.
+    """
     try:
         return _bare(mutated) != _bare(text)
     except SyntaxError:
@@ -123,6 +151,7 @@ def _bare(text: str) -> str:
             node.annotation = None
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+            node.decorator_list = [d for d in node.decorator_list if ast.unparse(d) != "staticmethod"]
     return ast.dump(tree)
 
 

@@ -33,7 +33,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False) -> i
         print("\n".join(problems))
         return 1
     named = {bug_name(b): b for b in bugs}
-    targets = [Target(n, b["item"], ("--bug", n), _few(known[n]) if recorded else ()) for n, b in named.items()]
+    targets = [Target(n, (b["item"],), ("--bug", n), _few(known[n]) if recorded else ()) for n, b in named.items()]
     kills = {}
     for n, (name, failed) in enumerate(hunt(targets, jobs, one_is_enough=recorded), 1):
         verdict = "caught" if failed and recorded else f"caught by {len(failed)} specs" if failed else "SURVIVES"
@@ -90,16 +90,16 @@ def _failing_without_a_bug(item_of: dict[str, str], kills: dict[str, list[str]],
     always: dict[str, set[str]] = {}
     for bug, item in item_of.items():
         always[item] = always.get(item, set(kills[bug])) & set(kills[bug])
-    targets = [Target(item, item, (), tuple(sorted(specs))) for item, specs in always.items() if specs]
+    targets = [Target(item, (item,), (), tuple(sorted(specs))) for item, specs in always.items() if specs]
     return [f"{spec} fails without any bug" for _, failed in hunt(targets, jobs) for spec in sorted(failed)]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A wrong subject to be hunted: pytest's options that choose it, and the item whose specs hunt, or some of them."""
+    """A wrong subject: pytest's options that choose it, and the items whose specs hunt it, or some of those."""
 
     name: str
-    item: str
+    items: tuple[str, ...]
     options: tuple[str, ...]
     specs: tuple[str, ...] = ()
 
@@ -196,7 +196,8 @@ def _child(target, kinds, options, result_file):
         # What the parent imported is not rewritten again; the specs themselves are.
         quiet = ["-n0", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
         folders = [f"spec/{kind}" for kind in kinds if Path("spec", kind).is_dir()]
-        chosen = [*target.options, "--item", target.item, "--hypothesis-profile", "ci", *(target.specs or folders)]
+        items = [option for item in target.items for option in ("--item", item)]
+        chosen = [*target.options, *items, "--hypothesis-profile", "ci", *(target.specs or folders)]
         status = pytest.main([*quiet, *options, *chosen], plugins=[watcher])
         if status in (0, 1, 5):
             Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")
