@@ -346,6 +346,26 @@ def test_the_layer_is_a_linear_layer_on_grids(seed, bits, per_channel, bias):
     laws.assert_close(layer(x).detach(), on_grid(expected, layer.output_quantizer.grid()))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda linear: QATLinear.from_float(linear),
+        lambda linear: prepare_qat(nn.Sequential(linear))[0],
+        lambda linear: QATLinear(7, 5),
+    ],
+    ids=["from_float", "prepare_qat", "constructor"],
+)
+def test_by_default_weights_have_8_bits_and_a_scale_a_channel(make):
+    """W is on the grid of −127 … 127 with a scale for each row, unless fewer bits or one scale are asked for.
+
+    Source: Jacob et al. 2017, section 3: 8 bits; Krishnamoorthi 2018, arXiv:1806.08342, §3.1: a scale a channel.
+    """
+    layer = make(nn.Linear(7, 5))
+    scale, _, low, high, axis = layer.weight_quantizer.grid(layer.weight)
+    assert (low, high, axis) == (-127, 127, 0), f"expected -127, 127 and axis 0, got {(low, high, axis)}"
+    laws.assert_close(scale, layer.weight.detach().abs().amax(1) / 127)
+
+
 @given(seed=seeds(), bits=st.integers(2, 8), per_channel=st.booleans(), bias=st.booleans())
 def test_the_integer_layer_is_the_trained_one_in_evaluation(seed, bits, per_channel, bias):
     """convert() changes outputs by at most one step of the output's grid, and only where the sum was near a tie.
