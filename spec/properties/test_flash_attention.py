@@ -103,7 +103,7 @@ def test_a_long_sequence_is_cut_by_default():
 
     Source: Dao et al. 2022, algorithm 1, line 1.  Convention: blocks of 128; the paper sizes them by the cache, ⌈M/4d⌉.
     """
-    assert largest_tensor(flash_attention, *queries_keys_values(512, 640, 2, 2, batch=())) == 128 * 128
+    assert largest_tensor(flash_attention, *queries_keys_values(512, 640, 2, 2, batch=())) <= 128 * 128
 
 
 @pytest.mark.parametrize("scale", [None, 0.3, 2, -1.5])
