@@ -3,22 +3,22 @@
 Dao 2023, arXiv:2307.08691, algorithms 1 and 2; the equations stand in impl/layers/flash_attention.py. One program owns
 a block of queries (of keys, for ∂K and ∂V) and walks over the blocks of the other side.
 
-Needs the optional extra `triton`, and nothing depends on this file. Without a GPU the kernels are interpreted, line by
-line in NumPy: slow, and good for proving them.
+Needs the optional extra `triton`, and nothing depends on this file. Where there is no GPU, TRITON_INTERPRET=1 runs the
+kernels line by line in NumPy: slow, and good for proving them.
 
 Convention: as in impl. No masks but the causal one, and no second derivatives.
 """
 
-import os
+import math
 
 import torch
-from torch import Tensor
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-
 import triton
 import triton.language as tl
+from torch import Tensor
+
+if not torch.cuda.is_available() and isinstance(tl.zeros, triton.runtime.JITFunction):
+    # Triton decides when it is imported, which others may have done before.
+    raise RuntimeError("expected a GPU, or TRITON_INTERPRET=1 in the environment from the start, found neither")
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -62,7 +62,7 @@ def flash_attention(
     least = 64 if INTERPRETED.value and max(t, s) > 64 else 1
     blocks = (max(least, triton.next_power_of_2(block)) for block in (block_q, block_k))
     scale = d_k**-0.5 if scale is None else scale
-    flat = (x.reshape(-1, *x.shape[-2:]).contiguous() for x in (query, key, value))
+    flat = (x.reshape(math.prod(batch), *x.shape[-2:]).contiguous() for x in (query, key, value))
     output, lse = _forward(*flat, is_causal, scale, *blocks)
     output, lse = output.reshape(*batch, t, d_v), lse.reshape(*batch, t)
     return (output, lse) if return_lse else output
