@@ -335,8 +335,8 @@ def test_windows_show_their_settings():
 
     Convention: extra_repr as torch.nn modules have it.
     """
-    shown = repr(SlidingWindowAttention(6, 2, 4, dilation=3, dropout=0.25))
-    assert "window=4, dilation=3, dropout=0.25" in shown, f"expected the settings, found {shown}"
+    shown = repr(SlidingWindowAttention(6, 2, 10, dilation=3, dropout=0.25))
+    assert "window=10, dilation=3, dropout=0.25" in shown, f"expected the settings, found {shown}"
 
 
 def test_dropout_is_of_weights_and_in_training_only():
