@@ -82,14 +82,16 @@ class MambaBlock(nn.Module):
         width = self.in_proj.in_features
         if input.dim() != 3 or input.shape[-1] != width or not input.shape[1]:
             raise ValueError(f"expected input of shape (batch, tokens >= 1, {width}), got {tuple(input.shape)}")
-        state = MambaState() if state is None else state
+        recent, hidden = (None, None) if state is None else (state.recent, state.hidden)
         u, z = self.in_proj(input).chunk(2, dim=-1)
-        u, state.recent = self.conv1d(u, state.recent)
+        u, recent = self.conv1d(u, recent)
         u = swish(u)
         step, B, C = self.x_proj(u).split(self.widths, dim=-1)
         delta = _softplus(self.dt_proj(step))
         A = -self.A_log.to(torch.promote_types(input.dtype, torch.float32)).exp()
-        y, state.hidden = selective_scan(u, delta, A, B, C, self.D, state.hidden, self.discretization)
+        y, hidden = selective_scan(u, delta, A, B, C, self.D, hidden, self.discretization)
+        if state is not None:
+            state.recent, state.hidden = recent, hidden
         return self.out_proj(y * swish(z))
 
 
@@ -110,7 +112,7 @@ class _CausalFilter(nn.Module):
         output = self.bias
         for j, weight in enumerate(self.weight[:, 0].unbind(-1)):
             output = output + weight * u[:, j : j + t]
-        return output, u[:, t:]
+        return output, u[:, t:].clone()  # a view would keep all of u
 
 
 def _softplus(x):

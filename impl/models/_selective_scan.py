@@ -62,7 +62,7 @@ def selective_scan(
         read = _read(states, C)
     if D is not None:
         read = read + D.to(wide) * u
-    return read.transpose(0, 1).to(dtype), states[-1].mT
+    return read.transpose(0, 1).to(dtype), states[-1].mT.clone()  # a view would keep all states
 
 
 def discretize(

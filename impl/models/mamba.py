@@ -79,8 +79,12 @@ class Mamba(nn.Module):
         if tokens.dim() != 2 or not tokens.shape[1] or tokens.is_floating_point():
             found = f"{tuple(tokens.shape)} of {tokens.dtype}"
             raise ValueError(f"expected tokens (batch, length >= 1) of whole numbers, got {found}")
+        layers = self.backbone["layers"]
+        states = [None] * len(layers) if states is None else states
+        if len(states) != len(layers):
+            raise ValueError(f"expected {len(layers)} states, one for each layer, got {len(states)}")
         x = self.backbone["embeddings"](tokens)
-        for layer, state in zip(self.backbone["layers"], states or self.empty_states(), strict=True):
+        for layer, state in zip(layers, states):
             x = x + layer["mixer"](layer["norm"](x), state)
         return self.lm_head(self.backbone["norm_f"](x))
 
