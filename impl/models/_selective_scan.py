@@ -77,7 +77,7 @@ def discretize(
     Raises:
         ValueError: another method.
 
-    Source: Gu & Dao 2023, arXiv:2312.00752, eq. 4; for "euler" §3.6 of the official code's notes.
+    Source: Gu & Dao 2023, arXiv:2312.00752, eq. 4; "euler" is the official code's simplification.
     """
     if method not in ("euler", "zoh"):
         raise ValueError(f"expected a discretization 'euler' or 'zoh', got {method!r}")
