@@ -157,11 +157,12 @@ def test_a_scan_has_logarithmic_depth():
     def operators(length):
         return len(cost.operators(associative_scan, normal(length, 2).sigmoid(), normal(length, 2)))
 
-    counts = {n: operators(n) for n in (2, 3, 4, 32, 33, 37, 64, 65, 128)}
-    sweep = counts[4] - counts[2]
-    assert sweep > 0 and counts[3] == counts[4], f"found {counts}"
-    assert counts[33] == counts[37] == counts[64] == counts[2] + 5 * sweep, f"found {counts}"
-    assert counts[32] == counts[64] - sweep and counts[65] == counts[128] == counts[64] + sweep, f"found {counts}"
+    counts = {n: operators(n) for n in (4, 8, 16, 33, 37, 64, 65, 128)}
+    sweep = counts[8] - counts[4]
+    assert sweep == counts[16] - counts[8] > 0, f"expected equal sweeps, found {counts}"
+    for n, depth in ((33, 6), (37, 6), (64, 6), (65, 7), (128, 7)):
+        wanted = counts[4] + (depth - 2) * sweep
+        assert abs(counts[n] - wanted) < sweep / 2, f"expected {depth} sweeps for {n} steps, found {counts}"
 
 
 # ---------------------------------------------------------------------------------------------- time invariance
@@ -571,11 +572,11 @@ def test_a_model_starts_small():
     model = Mamba(300, 64, 9, expand=4)
     deviation = model.lm_head.weight.std().item()
     assert abs(deviation / 0.02 - 1) < 0.03, f"expected 0.02, found {deviation:.4f}"
-    for layer in model.backbone["layers"]:
-        top = layer["mixer"].out_proj.weight.abs().max().item()
+    for layer in model.get_submodule("backbone.layers"):
+        top = layer.mixer.out_proj.weight.abs().max().item()
         assert 0.98 / 48 < top <= 1 / 48 + 1e-8, f"expected uniform in ±1/(√256·√9), found up to {top:.5f}"
-        laws.assert_same(layer["norm"].weight.detach(), torch.ones(64))
-    laws.assert_same(model.backbone["norm_f"].weight.detach(), torch.ones(64))
+        laws.assert_same(layer.norm.weight.detach(), torch.ones(64))
+    laws.assert_same(model.get_parameter("backbone.norm_f.weight").detach(), torch.ones(64))
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -593,11 +594,11 @@ def model_by_hand(model, tokens, eps=0.1):
     def norm(x, weight):
         return weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
 
-    table = model.backbone["embeddings"].weight
+    table = model.get_parameter("backbone.embeddings.weight")
     x = table[tokens]
-    for layer in model.backbone["layers"]:
-        x = x + block_by_hand(layer["mixer"], norm(x, layer["norm"].weight))
-    return norm(x, model.backbone["norm_f"].weight) @ table.T
+    for layer in model.get_submodule("backbone.layers"):
+        x = x + block_by_hand(layer.mixer, norm(x, layer.norm.weight))
+    return norm(x, model.get_parameter("backbone.norm_f.weight")) @ table.T
 
 
 def test_a_model_is_blocks_between_embedding_and_head():
@@ -607,7 +608,7 @@ def test_a_model_is_blocks_between_embedding_and_head():
     """
     model, tokens = _model(), torch.arange(18).reshape(2, 9) % 7
     laws.assert_close(model(tokens), model_by_hand(model, tokens))
-    assert model.lm_head.weight is model.backbone["embeddings"].weight
+    assert model.lm_head.weight is model.get_submodule("backbone.embeddings").weight
     table = model.lm_head.weight
     slopes = [
         torch.autograd.grad(f(tokens).square().sum(), table)[0] for f in (model, lambda t: model_by_hand(model, t))
