@@ -86,7 +86,7 @@ class TopKRouter(nn.Module):
         return Routing(logits, gates.to(input.dtype), indices)
 
     def extra_repr(self) -> str:
-        return f"top_k={self.top_k}, normalize={self.normalize}, noisy={self.noise_weight is not None}"
+        return f"top_k={self.top_k}, normalize={self.normalize}"
 
 
 class MixtureOfExperts(nn.Module):
