@@ -138,7 +138,7 @@ class MixtureOfExperts(nn.Module):
 
     def _ragged(self, x, chosen):
         """Choices sorted by expert, so that an expert's rows are neighbours; then back into their places."""
-        order = chosen.flatten().argsort(stable=True)
+        order = chosen.flatten().argsort()
         counts = chosen.flatten().bincount(minlength=len(self.gate.weight)).tolist()
         rows = x.index_select(0, order // chosen.shape[1])
         return self.experts(rows.split(counts)).index_select(0, order.argsort()).view(*chosen.shape, x.shape[1])
