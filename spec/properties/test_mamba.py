@@ -617,12 +617,14 @@ def test_a_model_is_blocks_between_embedding_and_head():
 
 
 def test_the_eps_of_the_norms_is_as_released():
-    """RMSNorm adds 1e-5 to the mean square unless told otherwise.
+    """RMSNorm adds 1e-5 to the mean square unless told otherwise, and nothing if told so.
 
     Source: the official code's norm_epsilon.
     """
     model, tokens = Mamba(7, 5, 2, d_state=3).double(), torch.arange(18).reshape(2, 9) % 7
     laws.assert_close(model(tokens), model_by_hand(model, tokens, eps=1e-5))
+    bare = _model(eps=0.0)
+    laws.assert_close(bare(tokens), model_by_hand(bare, tokens, eps=0.0))
 
 
 def test_greedy_text_is_the_likeliest_each_time():

@@ -418,6 +418,10 @@ def test_padding_counts_nowhere():
     wanted = 4 * (share * logits[mask].softmax(-1).mean(0)).sum()
     laws.assert_close(load_balancing_loss(logits, indices, mask), wanted)
     laws.assert_close(load_balancing_loss(logits.float(), indices, mask), wanted.float())
+    alone = torch.zeros_like(mask)
+    alone[1, 0] = True
+    one = logits[1, 0].softmax(-1)[indices[1, 0]].sum() * 4 / 2
+    laws.assert_close(load_balancing_loss(logits, indices, alone), one)
     nothing = load_balancing_loss(logits, indices, torch.zeros_like(mask))
     laws.assert_close(nothing, torch.tensor(0.0, dtype=torch.float64))
 
