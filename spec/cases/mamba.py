@@ -47,6 +47,7 @@ BAD_SCAN = {
     "steps of another length": _bad_scan("delta", "(2, 5, 3)", "(2, 4, 3)", place=1, tensor=torch.ones(2, 4, 3)),
     "one step size for all channels": _bad_scan("delta", "(2, 5, 1)", place=1, tensor=torch.ones(2, 5, 1)),
     "decays of other channels": _bad_scan("A of shape (3, states)", "(5, 4)", place=2, tensor=torch.ones(5, 4)),
+    "decays of fewer channels": _bad_scan("A of shape (3, states)", "(2, 4)", place=2, tensor=torch.ones(2, 4)),
     "decays that vary": _bad_scan("A of shape", "(2, 3, 4)", place=2, tensor=torch.ones(2, 3, 4)),
     "B without states": _bad_scan("B of shape (2, 5, 4)", "(2, 5, 3)", place=3, tensor=torch.ones(2, 5, 3)),
     "C of another batch": _bad_scan("C of shape (2, 5, 4)", "(1, 5, 4)", place=4, tensor=torch.ones(1, 5, 4)),
@@ -63,6 +64,7 @@ BAD_BLOCK = {
     "no rank": _bad_block("0", dt_rank=0),
     "an unknown discretization": _bad_block("'zoh'", "'tustin'", discretization="tustin"),
     "tokens of another width": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 5)), mentions=("6", "(2, 3, 5)")),
+    "wider tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 7)), mentions=("6", "(2, 3, 7)")),
     "no batch": Bad(call=lambda: MambaBlock(6)(torch.ones(3, 6)), mentions=("(3, 6)",)),
     "no tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 0, 6)), mentions=("(2, 0, 6)",)),
 }
@@ -74,6 +76,7 @@ BAD_MODEL = {
     "one text without a batch": _bad_tokens(torch.tensor([1, 2]), "(2,)"),
     "no tokens": _bad_tokens(torch.zeros(2, 0, dtype=torch.long), "(2, 0)"),
     "tokens that are no whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
+    "no states at all": _bad_tokens(TOKENS, "1", "0", states=[]),
     "states of another model": _bad_tokens(TOKENS, "1", "2", states=[None, None]),
     "fewer than no new tokens": _bad_tokens(TOKENS, "-1", call="generate", count=-1),
     "a temperature below 0": _bad_tokens(TOKENS, "-0.5", call="generate", count=1, temperature=-0.5),

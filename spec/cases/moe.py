@@ -35,6 +35,7 @@ CASES = [
             "no choices": Bad(call=lambda: TopKRouter(4, 5, top_k=0), mentions=("top_k", "0")),
             "more choices than experts": Bad(call=lambda: TopKRouter(4, 5, top_k=6), mentions=("5", "6")),
             "tokens of another width": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")),
+            "wider tokens": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 6)), mentions=("4", "(2, 6)")),
             "a number": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(())), mentions=("()",)),
         },
         exempt={"batch_independent": "noise is drawn for all tokens at once; in eval there is none"},
