@@ -1,0 +1,125 @@
+"""A Mamba block: projections, a causal filter and a gate around the selective scan.
+
+Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6, figure 3 and algorithm 2; the equations stand in mamba.py.
+
+Convention: the official code's names and starts: A = −1 … −N for every channel (S4D-Real), D = 1, Δ log-uniform in
+[0.001, 0.1], W_Δ uniform in ±1/√dt_rank, the filter as torch.nn.Conv1d.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..layers.gated import swish
+from ..layers.linear import Linear
+from ._selective_scan import selective_scan
+
+
+class MambaState:
+    """What a block keeps of the tokens seen, of one size however many: None before any.
+
+    `recent` (b, d_conv − 1, d_inner): the filter's last inputs; `hidden` (b, d_inner, d_state): h.
+    """
+
+    def __init__(self):
+        self.recent: Tensor | None = None
+        self.hidden: Tensor | None = None
+
+
+class MambaBlock(nn.Module):
+    """The selective state-space layer between two projections, with a causal filter and a gate.
+
+    Args:
+        d_model: D, width of the tokens.
+        d_state: N, states of each channel.
+        d_conv: taps of the filter.
+        expand: E.
+        dt_rank: width of δ; None for ⌈D/16⌉.
+        discretization: "euler" or "zoh".
+
+    Raises:
+        ValueError: a size below 1, another discretization; inputs of another shape.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        discretization: str = "euler",
+    ):
+        super().__init__()
+        check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
+        if discretization not in ("euler", "zoh"):
+            raise ValueError(f"expected discretization 'euler' or 'zoh', got {discretization!r}")
+        d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.discretization = discretization
+        self.widths = dt_rank, d_state, d_state
+        self.in_proj = Linear(d_model, 2 * d_inner, bias=False)  # u and z
+        self.conv1d = _CausalFilter(d_inner, d_conv)
+        self.x_proj = Linear(d_inner, sum(self.widths), bias=False)  # δ, B and C
+        self.dt_proj = Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))  # S4D-Real: A = −1 … −N
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = Linear(d_inner, d_model, bias=False)
+        with torch.no_grad():
+            # Δ starts log-uniform in [0.001, 0.1]; x + log(1 − e^(−x)) is the inverse of softplus.
+            steps = torch.empty(d_inner).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            self.dt_proj.bias.copy_(steps + (-(-steps).expm1()).log())
+
+    def forward(self, input: Float[Tensor, "b t d"], state: MambaState | None = None) -> Float[Tensor, "b t d"]:
+        """Each token's new features.
+
+        Args:
+            state: holds what was kept of the tokens before these, and takes these in.
+        """
+        width = self.in_proj.in_features
+        if input.dim() != 3 or input.shape[-1] != width or not input.shape[1]:
+            raise ValueError(f"expected input of shape (batch, tokens >= 1, {width}), got {tuple(input.shape)}")
+        recent, hidden = (None, None) if state is None else (state.recent, state.hidden)
+        u, z = self.in_proj(input).chunk(2, dim=-1)
+        u, recent = self.conv1d(u, recent)
+        u = swish(u)
+        step, B, C = self.x_proj(u).split(self.widths, dim=-1)
+        delta = _softplus(self.dt_proj(step))
+        A = -self.A_log.to(torch.promote_types(input.dtype, torch.float32)).exp()
+        y, hidden = selective_scan(u, delta, A, B, C, self.D, hidden, self.discretization)
+        if state is not None:
+            state.recent, state.hidden = recent, hidden
+        return self.out_proj(y * swish(z))
+
+
+class _CausalFilter(nn.Module):
+    """y_t = b + Σ_j w_j u_{t−k+1+j}, channel by channel; named and laid out as a depthwise torch.nn.Conv1d."""
+
+    def __init__(self, channels: int, taps: int):
+        super().__init__()
+        bound = taps**-0.5
+        self.weight = nn.Parameter(torch.empty(channels, 1, taps).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+
+    def forward(self, input, recent):
+        """The filtered input, and its last k − 1 places for the next call; None as `recent` stands for zeros."""
+        (b, t, d), taps = input.shape, self.weight.shape[-1]
+        recent = input.new_zeros(b, taps - 1, d) if recent is None else recent
+        u = torch.cat([recent, input], dim=1)
+        output = self.bias
+        for j, weight in enumerate(self.weight[:, 0].unbind(-1)):
+            output = output + weight * u[:, j : j + t]
+        return output, u[:, t:].clone()  # a view would keep all of u
+
+
+def _softplus(x):
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
+def check_sizes(**sizes):
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"expected {name} >= 1, got {size}")

@@ -1,0 +1,124 @@
+"""Cases of mixtures of experts: with and without bounds, both kinds of gates and experts, and losses."""
+
+import torch
+
+from impl.layers.moe import MixtureOfExperts, TopKRouter, importance_loss, load_balancing_loss, router_z_loss
+from spec.cases import Bad, Case
+
+
+def _normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _bad(*mentions, **options):
+    return Bad(
+        call=lambda: MixtureOfExperts(**({"embed_dim": 4, "num_experts": 3, "hidden_features": 5} | options)),
+        mentions=mentions,
+    )
+
+
+CHOICES = torch.tensor([[[0, 2], [3, 1], [0, 3]], [[1, 0], [0, 2], [2, 1]]])
+DATA_DECIDES = "how many rows an expert reads is data, and so are the shapes; with a capacity they are fixed"
+COUPLED = "tokens compete for the places of an expert; stated in properties"
+A_MEAN = "a mean over all tokens"
+A_SUM = "a sum over all tokens"
+
+CASES = [
+    Case(
+        item="moe",
+        name="TopKRouter, noisy",
+        build=lambda: TopKRouter(4, 5, top_k=3, noisy=True),
+        inputs=lambda: (_normal(2, 6, 4),),
+        bad={
+            "no width": Bad(call=lambda: TopKRouter(0, 5), mentions=("embed_dim", "0")),
+            "no experts": Bad(call=lambda: TopKRouter(4, 0), mentions=("num_experts", "0")),
+            "no choices": Bad(call=lambda: TopKRouter(4, 5, top_k=0), mentions=("top_k", "0")),
+            "more choices than experts": Bad(call=lambda: TopKRouter(4, 5, top_k=6), mentions=("5", "6")),
+            "tokens of another width": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")),
+            "wider tokens": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 6)), mentions=("4", "(2, 6)")),
+            "a number": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(())), mentions=("()",)),
+        },
+        exempt={"batch_independent": "noise is drawn for all tokens at once; in eval there is none"},
+    ),
+    Case(
+        item="moe",
+        name="TopKRouter, as Switch",
+        build=lambda: TopKRouter(4, 3, top_k=1, normalize=False),
+        inputs=lambda: (_normal(2, 5, 4),),
+    ),
+    Case(
+        item="moe",
+        name="MixtureOfExperts",
+        build=lambda: MixtureOfExperts(4, 3, 5, top_k=2),
+        inputs=lambda: (_normal(2, 6, 4),),
+        bad={
+            "no width": _bad("embed_dim", "0", embed_dim=0),
+            "no experts": _bad("num_experts", "0", num_experts=0),
+            "no hidden features": _bad("hidden_features", "0", hidden_features=0),
+            "no choices": _bad("top_k", "0", top_k=0),
+            "more choices than experts": _bad("3", "4", top_k=4),
+            "no capacity": _bad("capacity_factor", "0", capacity_factor=0.0),
+            "a negative capacity": _bad("capacity_factor", "-1", capacity_factor=-1.0),
+            "a capacity that is no number": _bad("nan", capacity_factor=float("nan")),
+            "a shared expert of no width": _bad("0", shared_features=0),
+            "tokens of another width": Bad(
+                call=lambda: MixtureOfExperts(4, 3, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")
+            ),
+        },
+        exempt={"compiles": DATA_DECIDES, "works_on_meta": DATA_DECIDES},
+    ),
+    Case(
+        item="moe",
+        name="MixtureOfExperts, bounded",
+        build=lambda: MixtureOfExperts(3, 4, 5, top_k=2, capacity_factor=1.25, shared_features=6, normalize=False),
+        inputs=lambda: (_normal(2, 7, 3),),
+        exempt={"batch_independent": COUPLED, "batch_independent_in_eval": COUPLED},
+    ),
+    Case(
+        item="moe",
+        name="MixtureOfExperts, as Switch",
+        build=lambda: MixtureOfExperts(3, 2, 5, top_k=1, normalize=False, gated=False, capacity_factor=8.0),
+        inputs=lambda: (_normal(2, 7, 3),),
+    ),
+    Case(
+        item="moe",
+        name="load_balancing_loss",
+        build=lambda: load_balancing_loss,
+        inputs=lambda: (_normal(2, 3, 4), CHOICES, torch.tensor([[True, True, False], [True, True, True]])),
+        bad={
+            "no tokens": Bad(
+                call=lambda: load_balancing_loss(torch.ones(0, 4), torch.ones(0, 2, dtype=torch.long)),
+                mentions=("none", "(0, 4)"),
+            ),
+        },
+        exempt={
+            "batch_independent": A_MEAN,
+            "batch_independent_in_eval": A_MEAN,
+        },
+        is_function=True,
+    ),
+    Case(
+        item="moe",
+        name="importance_loss",
+        build=lambda: importance_loss,
+        inputs=lambda: (_normal(2, 3, 2).exp(), CHOICES, 4),
+        exempt={
+            "batch_independent": A_SUM,
+            "batch_independent_in_eval": A_SUM,
+            "empty_batch_is_defined": "no tokens have no importance to vary: 0/0",
+        },
+        is_function=True,
+    ),
+    Case(
+        item="moe",
+        name="router_z_loss",
+        build=lambda: router_z_loss,
+        inputs=lambda: (_normal(2, 3, 4),),
+        exempt={
+            "batch_independent": A_MEAN,
+            "batch_independent_in_eval": A_MEAN,
+            "empty_batch_is_defined": "a mean of nothing",
+        },
+        is_function=True,
+    ),
+]

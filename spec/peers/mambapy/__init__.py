@@ -1,0 +1,1 @@
+"""mambapy under our public names."""

@@ -1,0 +1,665 @@
+"""Selective state spaces and Mamba.  Gu & Dao 2023, arXiv:2312.00752."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from impl.models.mamba import Mamba, MambaBlock, associative_scan, combine, discretize, selective_scan
+from spec import cost, laws
+from spec.strategies import floats, seeds
+
+pytestmark = pytest.mark.item("mamba")
+
+MODES = ["chunked", "sequential", "parallel"]
+METHODS = ["euler", "zoh"]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def scan_inputs(seed=0, b=2, t=37, d=3, n=4):
+    """u, Δ > 0, A < 0, B, C, D and a state, in float64; 37 steps are more than a chunk and no power of two."""
+    delta, A = 0.3 * normal(b, t, d, seed=seed + 1).exp(), -normal(d, n, seed=seed + 2).exp()
+    rest = normal(b, t, n, seed=seed + 3), normal(b, t, n, seed=seed + 4), normal(d, seed=seed + 5)
+    return normal(b, t, d, seed=seed), delta, A, *rest, normal(b, d, n, seed=seed + 6)
+
+
+def by_hand(u, delta, A, B, C, D, state, method="euler"):
+    """Eq. 2a-2b one step, and one line of the text, at a time."""
+    outputs = []
+    for t in range(u.shape[1]):
+        product = delta[:, t, :, None] * A
+        gain = delta[:, t, :, None] if method == "euler" else (product.exp() - 1) / A
+        state = product.exp() * state + gain * B[:, t, None, :] * u[:, t, :, None]
+        outputs.append((state * C[:, t, None, :]).sum(-1) + D * u[:, t])
+    return torch.stack(outputs, 1), state
+
+
+# ---------------------------------------------------------------------------------------------- the scan
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_the_recurrence(mode, method):
+    """h_t = Ā_t h_{t−1} + B̄_t u_t, y_t = C_tᵀ h_t + D u_t in any mode: outputs, last state and all seven gradients.
+
+    Source: Gu & Dao 2023, eq. 2a-2b, eq. 4 and algorithm 2.
+    Convention: "euler" is the official code's B̄ = ΔB, "zoh" the paper's eq. 4; Ā = exp(ΔA) in both.
+    """
+    laws.gradients_match(
+        lambda *inputs: selective_scan(*inputs, discretization=method, mode=mode),
+        lambda *inputs: by_hand(*inputs, method),
+        *scan_inputs(),
+        because="37 steps of products in another order" if mode == "parallel" else None,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_derivatives_of_chunks(method):
+    """The derivative of ⟨∂y, v⟩ is that of the recurrence: what is made again in the backward pass has its own slope.
+
+    Source: Gu & Dao 2023, §3.3.2: recomputation changes memory, no derivative.
+    """
+
+    def slopes(scan):
+        inputs = [t.requires_grad_() for t in scan_inputs()]
+        y, state = scan(*inputs)
+        first = torch.autograd.grad(y.square().sum() + state.square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(first, inputs, [normal(*g.shape, seed=9) for g in first])
+
+    wanted = slopes(lambda *inputs: by_hand(*inputs, method))
+    found = slopes(lambda *inputs: selective_scan(*inputs, discretization=method))
+    scale = max(g.abs().max().item() for g in wanted)
+    for a, b in zip(found, wanted, strict=True):
+        laws.assert_close(a / scale, b / scale)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_state_and_skip_it_starts_at_zero(mode):
+    """No `state` is a state of zeros, no D is D = 0, and Euler is the default.
+
+    Source: Gu & Dao 2023, algorithm 1; the official selective_scan_fn.
+    """
+    *inputs, D, state = scan_inputs()
+    found = selective_scan(*inputs, mode=mode)
+    laws.assert_all_close(found, by_hand(*inputs, 0 * D, 0 * state))
+    laws.assert_all_close(selective_scan(*inputs, D, mode=mode), by_hand(*inputs, D, 0 * state))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lengths", [[1] * 37, [32, 5], [33, 1, 3]])
+def test_a_text_may_come_in_parts(mode, lengths):
+    """The last state of one part is the first of the next: outputs are those of the whole, step by step as well.
+
+    Source: Gu & Dao 2023, §3.4 and eq. 2a: the state is all that is carried, O(1) a step.
+    """
+    u, delta, A, B, C, D, state = scan_inputs()
+    wanted, last = by_hand(u, delta, A, B, C, D, state)
+    outputs = []
+    for part in zip(*(s.split(lengths, 1) for s in (u, delta, B, C))):
+        y, state = selective_scan(*part[:2], A, *part[2:], D, state, mode=mode)
+        outputs.append(y)
+    laws.assert_close(torch.cat(outputs, 1), wanted)
+    laws.assert_close(state, last, what="state")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_samples_and_channels_do_not_meet(mode):
+    """Sample and channel (b, d) of y depends on u and Δ of (b, d) and on B and C of b: the states mix no channels.
+
+    Source: Gu & Dao 2023, §2: the SSM is applied to each channel by itself.
+    """
+    u, delta, A, B, C, D, state = scan_inputs(t=6)
+    for n in range(2):
+        for c in range(3):
+            one = u[n : n + 1, :, c : c + 1], delta[n : n + 1, :, c : c + 1], A[c : c + 1], B[n : n + 1], C[n : n + 1]
+            y, _ = by_hand(*one, D[c : c + 1], state[n : n + 1, c : c + 1])
+            found, _ = selective_scan(u, delta, A, B, C, D, state, mode=mode)
+            laws.assert_close(found[n, :, c], y[0, :, 0])
+    none, _ = selective_scan(*(s[:0] for s in (u, delta)), A, B[:0], C[:0], D, state[:0], mode=mode)
+    assert none.shape == (0, 6, 3), f"expected no samples out for none in, found {tuple(none.shape)}"
+
+
+@given(seed=seeds())
+def test_steps_compose(seed):
+    """(a, x) then (a′, x′) is (a′a, a′x + x′): associative, with h → a h + x as its meaning, and not commutative.
+
+    Source: Gu & Dao 2023, §3.3.2: a work-efficient parallel scan; Blelloch 1990, §1.4.
+    """
+    one, two, three = ((normal(3, 2, seed=seed + n), normal(3, 2, seed=seed + 10 + n)) for n in range(3))
+    laws.assert_all_close(combine(combine(one, two), three), combine(one, combine(two, three)))
+    (a, x), h = combine(one, two), normal(3, 2, seed=seed + 20)
+    laws.assert_close(a * h + x, two[0] * (one[0] * h + one[1]) + two[1])
+    laws.assert_differs(combine(two, one)[1], x, by=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 37])
+def test_a_scan_gives_every_prefix(length):
+    """Output t of the associative scan is x_t + a_t x_{t−1} + a_t a_{t−1} x_{t−2} + …, for lengths of any kind.
+
+    Source: Gu & Dao 2023, §3.3.2; the sum written out.
+    """
+    a, x = 0.5 + normal(length, 2).sigmoid(), normal(length, 2, seed=1)
+    wanted = torch.stack([sum(a[s + 1 : t + 1].prod(0) * x[s] for s in range(t + 1)) for t in range(length)])
+    laws.assert_close(associative_scan(a, x), wanted)
+
+
+def test_a_scan_has_logarithmic_depth():
+    """⌈log₂ L⌉ sweeps: one more for each doubling, the same work in a sweep, 6 for 33 to 64 steps.
+
+    Source: Gu & Dao 2023, §3.3.2; Hillis & Steele 1986.  Operators are counted, not timed.
+    """
+
+    def operators(length):
+        return len(cost.operators(associative_scan, normal(length, 2).sigmoid(), normal(length, 2)))
+
+    counts = {n: operators(n) for n in (4, 8, 16, 33, 37, 64, 65, 128)}
+    sweep = counts[8] - counts[4]
+    assert sweep == counts[16] - counts[8] > 0, f"expected equal sweeps, found {counts}"
+    for n, depth in ((33, 6), (37, 6), (64, 6), (65, 7), (128, 7)):
+        wanted = counts[4] + (depth - 2) * sweep
+        assert abs(counts[n] - wanted) < sweep / 2, f"expected {depth} sweeps for {n} steps, found {counts}"
+
+
+# ---------------------------------------------------------------------------------------------- time invariance
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_constant_coefficients_are_a_convolution(method):
+    """Where Δ, B and C stand still, y = K̄ * u with K̄ = (CB̄, CĀB̄, CĀ²B̄, …).
+
+    Source: Gu & Dao 2023, eq. 3a-3b: a time-invariant SSM is a global convolution.
+    """
+    u, delta, A, B, C, D, state = scan_inputs()
+    delta, B, C = (s[:, :1].expand_as(s) for s in (delta, B, C))
+    found, _ = selective_scan(u, delta, A, B, C, 0 * D, 0 * state, discretization=method)
+    product = delta[:, 0, :, None] * A
+    gain = (delta[:, 0, :, None] if method == "euler" else product.expm1() / A) * B[:, :1]
+    powers = (product[..., None] * torch.arange(37)).exp()  # (b, d, n, L)
+    kernel = torch.einsum("bn,bdnl,bdn->bdl", C[:, 0], powers, gain)
+    size = 2 * 37
+    spectrum = torch.fft.rfft(kernel, size) * torch.fft.rfft(u.mT, size)
+    laws.assert_close(found, torch.fft.irfft(spectrum, size)[..., :37].mT)
+
+
+def test_selection_breaks_shift_equivariance():
+    """Behind zeros, a scan of constant coefficients gives the same, shifted; with Δ, B or C of their own it does not.
+
+    Source: Gu & Dao 2023, §2 and §3.2: selection makes the model time-varying.
+    """
+    u, delta, A, B, C, D, _ = scan_inputs()
+    shifted = torch.cat([0 * u[:, :5], u[:, :-5]], 1)
+    still = [s[:, :1].expand_as(s) for s in (delta, B, C)]
+
+    def outputs(x, steps, read, write):
+        return selective_scan(x, steps, A, read, write, D)[0]
+
+    laws.assert_close(outputs(shifted, *still)[:, 5:], outputs(u, *still)[:, :-5])
+    for place, moving in enumerate((delta, B, C)):
+        chosen = [moving if n == place else s for n, s in enumerate(still)]
+        laws.assert_differs(outputs(shifted, *chosen)[:, 5:], outputs(u, *chosen)[:, :-5], by=0.1)
+
+
+# ---------------------------------------------------------------------------------------------- discretization
+
+
+@given(seed=seeds(), share=floats(0.1, 0.9))
+def test_zero_order_hold_is_exact_for_standing_inputs(seed, share):
+    """Δ in two parts with the same u, B gives the same state: zero-order hold solves h′ = Ah + Bu; Euler does not.
+
+    Source: Gu & Dao 2023, eq. 1a and 4.
+    """
+    u, delta, A, B, C, D, state = scan_inputs(seed, t=1)
+    parts = torch.cat([share * delta, (1 - share) * delta], 1)
+    twice = [s.expand(-1, 2, -1) for s in (u, B, C)]
+    for method in METHODS:
+        _, whole = selective_scan(u, delta, A, B, C, D, state, discretization=method)
+        _, halves = selective_scan(twice[0], parts, A, *twice[1:], D, state, discretization=method)
+        if method == "zoh":
+            laws.assert_close(halves, whole)
+        else:
+            laws.assert_differs(halves, whole, by=1e-6)
+
+
+def test_euler_is_the_first_order_of_zero_order_hold():
+    """B̄/(ΔB) = 1 + ΔA/2 + O(Δ²) under zero-order hold, and 1 under Euler's rule; Ā is exp(ΔA) under both.
+
+    Source: Gu & Dao 2023, eq. 4, and the notes of the official code on its simplified B̄.
+    """
+    A = -normal(5).exp()
+    for delta in (1e-3, 1e-5):
+        steps = torch.full((5,), delta, dtype=torch.float64)
+        decay, weight = discretize(steps, A, "zoh")
+        rest = (weight / delta - 1 - delta * A / 2).abs()
+        assert (rest <= (delta * A).square() / 6 + 1e-15).all(), f"expected (ΔA)²/6 at most, found {rest.tolist()}"
+        plain, step = discretize(steps, A)
+        laws.assert_close(step, steps)
+        laws.assert_close(decay, (delta * A).exp(), rtol=1e-14, atol=0)
+        laws.assert_close(plain, decay, rtol=1e-14, atol=0)
+    tiny = torch.full((5,), 1e-12, dtype=torch.float64)
+    laws.assert_close(discretize(tiny, A, "zoh")[1] / tiny, torch.ones(5, dtype=torch.float64), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_of_length_zero_is_skipped(mode, method):
+    """Where Δ = 0 the state stays as it is, to the last bit, and such a token leaves no trace in later outputs.
+
+    Source: Gu & Dao 2023, §3.5.2: Δ → 0 ignores the current input; padding can be masked so.
+    """
+    u, delta, A, B, C, D, state = scan_inputs(t=5)
+    delta[:, 2] = 0
+    _, kept = selective_scan(*(s[:, 2:3] for s in (u, delta)), A, B[:, 2:3], C[:, 2:3], D, state, method, mode)
+    laws.assert_same(kept, state)
+    present = [0, 1, 3, 4]
+    found, last = selective_scan(u, delta, A, B, C, D, state, method, mode)
+    wanted, wanted_last = by_hand(
+        *(s[:, present] for s in (u, delta)), A, B[:, present], C[:, present], D, state, method
+    )
+    laws.assert_close(found[:, present], wanted)
+    laws.assert_close(last, wanted_last)
+
+
+def test_a_long_step_resets_the_state():
+    """Δ → ∞ forgets the past and holds the standing input: h → −A⁻¹Bu, whatever the state was.
+
+    Source: Gu & Dao 2023, §3.5.2: Δ → ∞ resets the state.
+    """
+    u, delta, A, B, C, D, state = scan_inputs(t=1)
+    found, last = selective_scan(u, 0 * delta + 1e4, A, B, C, D, state, discretization="zoh")
+    wanted = -B[:, 0, None, :] * u[:, 0, :, None] / A
+    laws.assert_close(last, wanted)
+    laws.assert_close(found[:, 0], torch.einsum("bdn,bn->bd", wanted, C[:, 0]) + D * u[:, 0])
+
+
+def test_theorem_1_it_is_a_gated_recurrence():
+    """With N = 1, A = −1, B = 1, Δ = softplus(s), zero-order hold: h_t = (1 − g_t) h_{t−1} + g_t u_t, g_t = σ(s_t).
+
+    Source: Gu & Dao 2023, theorem 1 and appendix C.  Euler's rule violates it.
+    """
+    u, s = normal(2, 9, 3), 2 * normal(2, 9, 3, seed=1)
+    delta, ones = s.exp().log1p(), torch.ones(2, 9, 1, dtype=torch.float64)
+    A, gate, h = -torch.ones(3, 1, dtype=torch.float64), s.sigmoid(), torch.zeros(2, 3, dtype=torch.float64)
+    wanted = []
+    for t in range(9):
+        h = (1 - gate[:, t]) * h + gate[:, t] * u[:, t]
+        wanted.append(h)
+    wanted = torch.stack(wanted, 1)
+    laws.assert_close(selective_scan(u, delta, A, ones, ones, discretization="zoh")[0], wanted)
+    laws.assert_differs(selective_scan(u, delta, A, ones, ones)[0], wanted, by=0.1)
+
+
+@given(seed=seeds())
+def test_states_stay_bounded(seed):
+    """|Ā| < 1 as A < 0 < Δ: with |B u| <= 1 no state leaves ±1/|A| under zero-order hold, after 2000 steps either.
+
+    Source: Gu & Dao 2023, §3.6: real, negative A; the fixed point of h′ = Ah + Bu.
+    """
+    A, B = -normal(2, 3, seed=seed).exp(), torch.sign(normal(1, 1, 3, seed=seed + 1)).expand(1, 2000, 3)
+    delta = normal(1, 2000, 2, seed=seed + 2).exp()
+    _, last = selective_scan(torch.ones_like(delta), delta, A, B, B, discretization="zoh")
+    assert (last.abs() * A.abs() <= 1 + 1e-12).all(), f"found states up to {(last.abs() * A.abs()).max():.3f} of 1/|A|"
+    laws.assert_close(last[0], B[0, 0] / -A, because="what is left of the start after 2000 steps", rtol=1e-6, atol=1e-6)
+
+
+def test_the_state_is_wide_in_half_precision():
+    """bfloat16 in gives bfloat16 out and a float32 state, which after 300 small steps is still that of float64.
+
+    Source: the official kernel scans in float32; a bfloat16 sum of 300 hundredths stops growing at 2^−8 of its size.
+    """
+    ones = torch.ones(1, 300, 1, dtype=torch.bfloat16)
+    for mode in MODES:
+        y, state = selective_scan(ones, ones / 128, -0.0625 * ones[0, :1], ones, ones, mode=mode)
+        assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32), f"found {y.dtype} and {state.dtype}"
+        wide = ones.double()
+        zero = torch.zeros(1, 1, 1, dtype=torch.float64)
+        wanted, last = by_hand(wide, wide / 128, -0.0625 * wide[0, :1], wide, wide, zero[0, 0], zero)
+        laws.assert_close(state.double(), last, rtol=1e-5, atol=0, because="float32 against float64")
+        laws.assert_close(y.double(), wanted, rtol=2**-8, atol=0, because="bfloat16 has 8 bits")
+
+
+# ---------------------------------------------------------------------------------------------- cost
+
+
+def test_states_are_not_kept_for_the_backward_pass():
+    """Between the passes the scan keeps its inputs and a state each 32 steps, far from the L·D·N numbers of all states.
+
+    Source: Gu & Dao 2023, §3.3.2: intermediate states are recomputed in the backward pass.
+    """
+    b, t, d, n = 2, 128, 24, 16
+    inputs = [s.requires_grad_() for s in scan_inputs(b=b, t=t, d=d, n=n)]
+    sizes = {}
+
+    def note(tensor):
+        sizes[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y, _ = selective_scan(*inputs)
+    kept, states = sum(sizes.values()), b * t * d * n
+    assert y.requires_grad and kept < states / 2, f"expected less than half of {states:,} numbers, found {kept:,}"
+    assert max(sizes.values()) < states / 4, (
+        f"expected no tensor of the size of the states, found {max(sizes.values()):,}"
+    )
+
+
+def test_memory_of_the_scan_is_that_of_a_chunk():
+    """Twice the length adds the inputs' own size to the peak, not another set of states: forward and backward.
+
+    Source: Gu & Dao 2023, §3.3.2.
+    """
+    b, d, n = 1, 32, 32
+
+    def peak(t):
+        inputs = [s.requires_grad_() for s in scan_inputs(b=b, t=t, d=d, n=n)]
+
+        def run(*inputs):
+            y, _ = selective_scan(*inputs)
+            return torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+        return cost.peak_bytes(run, *inputs)
+
+    extra = (peak(256) - peak(128)) / 8
+    states = 128 * b * d * n
+    assert extra < states, (
+        f"expected 128 more steps to take less than the {states:,} numbers of their states, {extra:,}"
+    )
+
+
+def test_cost_is_linear_in_the_length():
+    """A block of twice the tokens takes twice the operations, to the last one; a token after any past takes the same.
+
+    Source: Gu & Dao 2023, §3.3.1 and §3.4: linear in the length, constant time a step of inference.
+    """
+    model = Mamba(7, 6, 2, d_state=5)
+    tokens = torch.arange(256).reshape(2, 128) % 7
+    short, long = (cost.flops(model, tokens[:, :n]) for n in (64, 128))
+    assert 0 < long == 2 * short, f"expected {2 * short:,}, found {long:,}"
+    counts = []
+    for past in (3, 60):
+        states = model.empty_states()
+        model(tokens[:, :past], states)
+        counts.append(cost.flops(model, tokens[:, :1], states))
+    assert counts[0] == counts[1] == short / 64, f"expected {short / 64:,.0f} for any token, found {counts}"
+
+
+def test_the_state_has_one_size():
+    """After 1, 5 or 50 tokens a block keeps d_inner·(N + d_conv − 1) numbers a sample, and no memory beside them.
+
+    Source: Gu & Dao 2023, §3.3.1: a small state is the point of a recurrent model; no cache that grows.
+    """
+    model = Mamba(7, 6, 2, d_state=5, d_conv=3).double()
+    for n in (1, 5, 50):
+        states = model.empty_states()
+        model(torch.arange(2 * n).reshape(2, n) % 7, states)
+        for state in states:
+            held = [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
+            assert sum(t.numel() for t in held) == 2 * 12 * (5 + 2), f"found shapes {[tuple(t.shape) for t in held]}"
+            stored = sum(t.untyped_storage().nbytes() for t in held)
+            assert stored == 8 * 2 * 12 * (5 + 2), (
+                f"expected no more memory than the numbers need, found {stored} bytes"
+            )
+
+
+# ---------------------------------------------------------------------------------------------- the block
+
+
+def ready(seed=0, **options):
+    """A block with random weights; widths all differ."""
+    sizes = {"d_model": 5, "d_state": 4, "d_conv": 3, "expand": 2, "dt_rank": 2}
+    block = laws.randomise(MambaBlock(**(sizes | options)), seed).double()
+    for parameter in block.parameters():
+        parameter.data.mul_(0.5)
+    return block
+
+
+def block_by_hand(block, x, method="euler"):
+    """Figure 3 with torch's own convolution and activations, the recurrence one step at a time."""
+    inner, taps = block.conv1d.weight.shape[0], block.conv1d.weight.shape[2]
+    n, rank = block.A_log.shape[1], block.dt_proj.weight.shape[1]
+    u, z = (x @ block.in_proj.weight.T).split(inner, -1)
+    u = nn.functional.conv1d(u.mT, block.conv1d.weight, block.conv1d.bias, padding=taps - 1, groups=inner)
+    u = nn.functional.silu(u[..., : x.shape[1]].mT)
+    step, B, C = (u @ block.x_proj.weight.T).split([rank, n, n], -1)
+    delta = nn.functional.softplus(step @ block.dt_proj.weight.T + block.dt_proj.bias)
+    start = x.new_zeros(len(x), inner, n)
+    y, _ = by_hand(u, delta, -block.A_log.exp(), B, C, block.D, start, method)
+    return (y * nn.functional.silu(z)) @ block.out_proj.weight.T
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_block_is_the_papers(method):
+    """Projection, causal filter, SiLU, selection of Δ, B, C, scan, skip, gate, projection: outputs and all gradients.
+
+    Source: Gu & Dao 2023, figure 3 and algorithm 2; order of u and z, and of δ, B and C, as in the official code.
+    """
+    block = ready(discretization=method)
+    x = normal(2, 7, 5)
+    laws.gradients_match(block, _Twin(block, method), x)
+
+
+class _Twin(nn.Module):
+    def __init__(self, block, method):
+        super().__init__()
+        self.block, self.method = block, method
+
+    def forward(self, x):
+        return block_by_hand(self.block, x, self.method)
+
+
+def test_eulers_rule_is_the_default_of_a_block():
+    """A block discretizes as the official code does unless it is told otherwise.
+
+    Convention: B̄ = ΔB, the official code's; eq. 4 of the paper is discretization="zoh".
+    """
+    block, x = ready(), normal(2, 7, 5)
+    laws.assert_close(block(x), block_by_hand(block, x))
+    laws.assert_differs(block(x), block_by_hand(block, x, "zoh"), by=1e-3)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_a_block_is_causal(taps):
+    """Output t depends on tokens up to t, and on each of them through filter and state.
+
+    Source: Gu & Dao 2023, §2 and figure 3: the filter is padded on the left alone.
+    """
+    block = ready(d_conv=taps)
+    laws.causal(block, normal(2, 5, 5))
+    past = torch.ones(6, 6).tril().bool().repeat_interleave(5, 0).repeat_interleave(5, 1)
+    laws.depends_only_on(lambda x: block(x[None])[0], normal(6, 5), past)
+
+
+@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize("lengths", [[1] * 9, [2, 1, 6], [5, 4]])
+def test_a_block_goes_on_from_its_state(lengths, taps):
+    """Tokens in parts, with filter and scan carried on, give the outputs of the whole text.
+
+    Source: Gu & Dao 2023, §3.4; the official code's step, which keeps the last inputs of the filter and h.
+    """
+    model = _model(d_conv=taps)
+    tokens = torch.arange(18).reshape(2, 9) % 7
+    wanted, states = model_by_hand(model, tokens), model.empty_states()
+    found = torch.cat([model(part, states) for part in tokens.split(lengths, 1)], 1)
+    laws.assert_close(found, wanted)
+
+
+def test_the_filter_is_a_depthwise_convolution_of_torch():
+    """conv1d's weights move to torch.nn.Conv1d(groups=channels) and back.
+
+    Source: Gu & Dao 2023, §3.4; parameters as torch.nn.Conv1d.
+    """
+    block, theirs = MambaBlock(3, d_conv=3), nn.Conv1d(6, 6, 3, groups=6, padding=2)
+    theirs.load_state_dict(block.conv1d.state_dict())
+    laws.assert_same(theirs.weight.detach(), block.conv1d.weight.detach())
+    theirs.weight.data.mul_(2)
+    block.conv1d.load_state_dict(theirs.state_dict())
+    laws.assert_same(block.conv1d.weight.detach(), theirs.weight.detach())
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    laws.assert_close(block(x), block_by_hand(block, x))
+
+
+def test_softplus_of_large_numbers_is_finite():
+    """Δ = ln(1 + e^s) is s for large s and e^s for very negative s: no overflow, no zero, gradients in [0, 1].
+
+    Source: Gu & Dao 2023, §3.5.2: Δ → ∞ and Δ → 0 are both meaningful.
+    """
+    block = ready(dt_rank=1)
+    block.dt_proj.weight.data.zero_()
+    for bias in (-30.0, 800.0):
+        block.dt_proj.bias.data.fill_(bias)
+        x = normal(2, 4, 5)
+        laws.assert_close(block(x), block_by_hand(block, x))
+        slope = torch.autograd.grad(block(x).sum(), block.dt_proj.bias)[0]
+        assert slope.isfinite().all(), f"expected finite gradients at {bias}, found {slope}"
+
+
+# ---------------------------------------------------------------------------------------------- starts
+
+
+def test_a_block_starts_as_the_paper_says():
+    """A = −1 … −N in each channel, D = 1, Δ log-uniform in [0.001, 0.1], W_Δ uniform in ±1/√dt_rank, filter ±1/√taps.
+
+    Source: Gu & Dao 2023, §3.6 (S4D-Real; τ_Δ⁻¹(Uniform([0.001, 0.1]))), and the official code for the logarithm.
+    Convention: log-uniform as in the official code.  With 4000 channels a mean is within 0.05 of its own in all but
+    1 of 10^5 draws: deviations of ln Δ are 1.33, so that of their mean is 0.021.
+    """
+    laws.reseed(0)
+    block = MambaBlock(500, d_state=6, expand=8, d_conv=9, dt_rank=16)
+    rows = -torch.arange(1.0, 7).expand(4000, 6)
+    laws.assert_close(-block.A_log.detach().exp(), rows)
+    laws.assert_same(block.D.detach(), torch.ones(4000))
+    steps = nn.functional.softplus(block.dt_proj.bias.detach().double())
+    assert steps.min() > 0.001 - 1e-7 and steps.max() < 0.1 + 1e-6, f"found {steps.min():.5f} to {steps.max():.5f}"
+    assert steps.min() < 0.00102 and steps.max() > 0.098, f"found {steps.min():.5f} to {steps.max():.5f}"
+    middle = steps.log().mean().item()
+    assert abs(middle - math.log(0.01)) < 0.09, f"expected a mean of ln 0.01, found {middle:.3f}"
+    for name, tensor, bound in (
+        ("dt_proj", block.dt_proj.weight, 0.25),
+        ("filter", block.conv1d.weight, 1 / 3),
+        ("filter's bias", block.conv1d.bias, 1 / 3),
+        ("in_proj", block.in_proj.weight[:20], 500**-0.5),
+    ):
+        top = tensor.abs().max().item()
+        assert 0.99 * bound < top <= bound, f"expected {name} uniform in ±{bound:.3f}, found up to {top:.3f}"
+        spread = tensor.std().item() / bound * math.sqrt(3)
+        assert abs(spread - 1) < 0.05, f"expected {name} uniform, found {spread:.3f} of its deviation"
+
+
+@pytest.mark.parametrize(("width", "rank"), [(16, 1), (17, 2), (160, 10)])
+def test_the_rank_of_the_step_is_a_sixteenth(width, rank):
+    """dt_rank = ⌈D/16⌉, N = 16, d_conv = 4 and E = 2 unless told otherwise.
+
+    Source: Gu & Dao 2023, §3.6 and E.2; the official code's dt_rank="auto".
+    """
+    block = MambaBlock(width)
+    found = {name: tuple(p.shape) for name, p in block.named_parameters()}
+    wanted = {"in_proj.weight": (4 * width, width), "conv1d.weight": (2 * width, 1, 4), "conv1d.bias": (2 * width,)}
+    wanted |= {"x_proj.weight": (rank + 32, 2 * width), "dt_proj.weight": (2 * width, rank)}
+    wanted |= {"dt_proj.bias": (2 * width,), "A_log": (2 * width, 16), "D": (2 * width,)}
+    assert found == wanted | {"out_proj.weight": (width, 2 * width)}, f"found {found}"
+
+
+def test_a_model_starts_small():
+    """The embedding has deviation 0.02, outputs of n layers are scaled by 1/√n, norms start at 1.
+
+    Source: the official code's initialisation; Radford et al. 2019 (GPT-2), §2.3.
+    """
+    laws.reseed(0)
+    model = Mamba(300, 64, 9, expand=4)
+    deviation = model.lm_head.weight.std().item()
+    assert abs(deviation / 0.02 - 1) < 0.03, f"expected 0.02, found {deviation:.4f}"
+    for layer in model.get_submodule("backbone.layers"):
+        top = layer.mixer.out_proj.weight.abs().max().item()
+        assert 0.98 / 48 < top <= 1 / 48 + 1e-8, f"expected uniform in ±1/(√256·√9), found up to {top:.5f}"
+        laws.assert_same(layer.norm.weight.detach(), torch.ones(64))
+    laws.assert_same(model.get_parameter("backbone.norm_f.weight").detach(), torch.ones(64))
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+def _model(seed=0, **options):
+    sizes = {"d_state": 3, "d_conv": 3, "expand": 2, "dt_rank": 2, "eps": 0.1}
+    model = laws.randomise(Mamba(7, 5, 2, **(sizes | options)), seed).double()
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+    return model
+
+
+def model_by_hand(model, tokens, eps=0.1):
+    def norm(x, weight):
+        return weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+    table = model.get_parameter("backbone.embeddings.weight")
+    x = table[tokens]
+    for layer in model.get_submodule("backbone.layers"):
+        x = x + block_by_hand(layer.mixer, norm(x, layer.norm.weight))
+    return norm(x, model.get_parameter("backbone.norm_f.weight")) @ table.T
+
+
+def test_a_model_is_blocks_between_embedding_and_head():
+    """x ← x + block(RMSNorm(x)), logits = E RMSNorm(x), and the head is the embedding: one tensor, one gradient.
+
+    Source: Gu & Dao 2023, §3.4 and appendix E.2; Zhang & Sennrich 2019 for RMSNorm.
+    """
+    model, tokens = _model(), torch.arange(18).reshape(2, 9) % 7
+    laws.assert_close(model(tokens), model_by_hand(model, tokens))
+    assert model.lm_head.weight is model.get_submodule("backbone.embeddings").weight
+    table = model.lm_head.weight
+    slopes = [
+        torch.autograd.grad(f(tokens).square().sum(), table)[0] for f in (model, lambda t: model_by_hand(model, t))
+    ]
+    laws.assert_close(*slopes)
+
+
+def test_the_eps_of_the_norms_is_as_released():
+    """RMSNorm adds 1e-5 to the mean square unless told otherwise, and nothing if told so.
+
+    Source: the official code's norm_epsilon.
+    """
+    model, tokens = Mamba(7, 5, 2, d_state=3).double(), torch.arange(18).reshape(2, 9) % 7
+    laws.assert_close(model(tokens), model_by_hand(model, tokens, eps=1e-5))
+    bare = _model(eps=0.0)
+    laws.assert_close(bare(tokens), model_by_hand(bare, tokens, eps=0.0))
+
+
+def test_greedy_text_is_the_likeliest_each_time():
+    """From the states and the last token alone, each new token is the argmax of the logits of the whole text.
+
+    Source: Gu & Dao 2023, §3.3.1: autoregressive inference from the state.
+    """
+    model, text = _model(seed=3), torch.tensor([[1, 5, 2], [6, 0, 4]])
+    laws.assert_same(model.generate(text, 0), text)
+    found, calls = model.generate(text, 8), []
+    wanted = text
+    for _ in range(8):
+        wanted = torch.cat([wanted, model_by_hand(model, wanted)[:, -1:].argmax(-1)], 1)
+    laws.assert_same(found, wanted)
+    handle = model.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[1]))
+    model.generate(text, 4)
+    handle.remove()
+    assert calls == [3, 1, 1, 1], f"expected one pass over the prompt and single tokens after it, found {calls}"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_sampled_text_follows_the_softmax(temperature):
+    """A token is drawn from softmax(logits/temperature), by the caller's generator alone, outside of the graph.
+
+    Source: the definition of temperature; 4000 draws, of whose 7 frequencies the largest error has a deviation below
+    0.008: 0.04 is 5 of them.
+    """
+    model, text = _model(seed=4), torch.tensor([[1, 5, 2]]).expand(4000, 3)
+    before = torch.get_rng_state()
+    draw = lambda seed: model.generate(text, 1, temperature, torch.Generator().manual_seed(seed))  # noqa: E731
+    found = draw(0)
+    laws.assert_same(draw(0), found)
+    laws.assert_same(torch.get_rng_state(), before)
+    laws.assert_same(found[:, :3], text)
+    frequencies = torch.bincount(found[:, 3], minlength=7) / 4000
+    wanted = (model_by_hand(model, text[:1])[0, -1] / temperature).softmax(-1).float()
+    laws.assert_close(frequencies, wanted.detach(), rtol=0, atol=0.04, because="5 deviations of 4000 draws")
+    assert not found.requires_grad and (draw(1) != found).any()
