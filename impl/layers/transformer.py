@@ -26,7 +26,7 @@ from .attention import KeyValueCache, MultiHeadAttention
 from .dropout import Dropout
 from .normalization import LayerNorm
 
-__all__ = ["FeedForward", "KeyValueCache", "TransformerDecoderBlock", "TransformerEncoderBlock"]
+__all__ = ["FeedForward", "TransformerDecoderBlock", "TransformerEncoderBlock"]
 
 
 class TransformerEncoderBlock(nn.Module):
