@@ -219,18 +219,19 @@ def test_masks_of_the_encoder_reach_its_attention(norm_first):
 
 
 @both_norms
-def test_masks_of_the_decoder_stay_apart(norm_first):
+@pytest.mark.parametrize("s", [7, 5])
+def test_masks_of_the_decoder_stay_apart(norm_first, s):
     """attn_mask and key_mask are of its own tokens, memory_attn_mask and memory_key_mask of the memory alone.
 
     Source: Vaswani et al. 2017, §3.2.3: three attentions, each with a mask of its own.
     """
     module = decoder(norm_first=norm_first)
-    x, memory = normal(2, 5, WIDTH), normal(2, 7, WIDTH, seed=1)
+    x, memory = normal(2, 5, WIDTH), normal(2, s, WIDTH, seed=1)
     own = {"attn_mask": some(5, 5), "key_mask": some(2, 5, seed=1)}
-    read = {"memory_attn_mask": some(5, 7, seed=2), "memory_key_mask": some(2, 7, seed=3)}
+    read = {"memory_attn_mask": some(5, s, seed=2), "memory_key_mask": some(2, s, seed=3)}
     allowed = until_now(5) & own["attn_mask"] & own["key_mask"][:, None, None]
     readable = read["memory_attn_mask"] & read["memory_key_mask"][:, None, None]
-    everything = torch.ones(5, 7, dtype=torch.bool)
+    everything = torch.ones(5, s, dtype=torch.bool)
     state = dict(module.named_parameters())
     for masks, first, second in (
         (own | read, allowed, readable),
