@@ -43,7 +43,7 @@ def sampling_distribution(
     probabilities = logits.softmax(-1)
     if top_p is None:
         return probabilities
-    ordered, order = probabilities.sort(-1, descending=True, stable=True)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1).roll(1, -1)  # mass of the more probable: a token stays while that is below p
     before[..., 0] = -1
     kept = torch.zeros_like(probabilities).scatter(-1, order, ordered * (before < top_p))

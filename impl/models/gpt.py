@@ -2,7 +2,7 @@
 
 Radford et al. 2018 (GPT), §3.1; Radford et al. 2019 (GPT-2), §2.3, of which this is the second.
 
-    h_t = E[x_t] + P[t];   in each block h ← h + Attention(LN(h)), h ← h + FFN(LN(h));   p(x_t+1 | …) = softmax(E LN(h_t))
+    h_t = E[x_t] + P[t];   in each block h ← h + Attention(LN(h)), h ← h + FFN(LN(h));   p(x_t+1|…) = softmax(E LN(h_t))
 
 Convention: GPT-2's: pre-norm with a final norm, learned positions, tanh-GELU of width 4·n_embd, E as both input and
 output matrix, dropout behind the embeddings, of attention weights and of branches; weights start as N(0, 0.02²), those

@@ -40,7 +40,7 @@ def accuracy(positions, seed):
 
 
 class _Reader(nn.Module):
-    """Predicts the next character by causal attention, whose queries and keys are turned, or whose tokens have places."""
+    """Predicts the next character by causal attention, whose queries and keys are turned, or tokens have places."""
 
     def __init__(self, characters, rotary=None, added=None):
         super().__init__()
