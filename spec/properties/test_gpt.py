@@ -477,7 +477,7 @@ def test_texts_padded_at_the_left_are_continued_as_alone():
     laws.assert_same(longer[:1], greedy_by_hand(built, first, 7))
 
 
-@given(seed=seeds())
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_generators_seed_is_the_text(seed):
     """The same seed writes the same text, and leaves the global generator alone; the prompt stands in front of it.
 
@@ -494,7 +494,7 @@ def test_a_generators_seed_is_the_text(seed):
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.7}])
 def test_tokens_are_drawn_by_their_chances(options):
-    """Of 20,000 texts the share of a next token is its chance: χ² below the 0.1 % point; none has no chance.
+    """Of 5,000 texts the share of a next token is its chance: χ² below the 0.1 % point; none has no chance.
 
     Seed fixed; a right sampler would fail for one seed in a thousand.
 
@@ -510,10 +510,10 @@ def test_tokens_are_drawn_by_their_chances(options):
         count = int((chances[order].cumsum(0) < 0.7).sum()) + 1
         chances = torch.zeros_like(chances).scatter(0, order[:count], chances[order[:count]])
     chances = chances / chances.sum()
-    drawn = built.generate(tokens.expand(20_000, 3), 1, generator=torch.Generator().manual_seed(0), **options)[:, -1]
-    counts, expected = torch.bincount(drawn, minlength=VOCABULARY).double(), 20_000 * chances
+    drawn = built.generate(tokens.expand(5000, 3), 1, generator=torch.Generator().manual_seed(0), **options)[:, -1]
+    counts, expected = torch.bincount(drawn, minlength=VOCABULARY).double(), 5000 * chances
     assert not counts[chances == 0].any(), "expected tokens without a chance never to be drawn"
-    likely = chances > 1e-4
+    likely = expected > 5
     chi2 = ((counts - expected)[likely].square() / expected[likely]).sum().item()
     assert chi2 < 29.6, f"expected χ² of at most 10 degrees of freedom below 29.6, found {chi2:.1f}"
 
@@ -600,7 +600,8 @@ def test_gradients_are_clipped_together(clip):
     norm = torch.stack([g.norm() for g in grads]).norm()
     assert norm > 0.05, "expected a gradient to clip"
     for parameter, old, grad in zip(built.parameters(), twin.parameters(), grads):
-        laws.assert_close(parameter.detach(), (old - 0.1 * grad * min(1, clip / norm)).detach())
+        expected = (old - 0.1 * grad * min(1, clip / norm)).detach()
+        laws.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-8, because="torch adds 1e-6 to the norm")
 
 
 def test_training_tells_how_it_goes():
