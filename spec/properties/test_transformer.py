@@ -439,10 +439,10 @@ def test_operations_are_counted():
     """
     t, s, d, hidden = 5, 7, WIDTH, HIDDEN
     one = 2 * t * (4 * d * d + 2 * d * hidden) + 4 * t * t * d
-    found = cost.flops(TransformerEncoderBlock(d, HEADS, hidden), torch.ones(1, t, d))
+    found = cost.flops(encoder(), normal(1, t, d))
     assert found == one, f"encoder: expected {one} operations, found {found}"
     two = one + 2 * (2 * t + 2 * s) * d * d + 4 * t * s * d
-    found = cost.flops(TransformerDecoderBlock(d, HEADS, hidden), torch.ones(1, t, d), torch.ones(1, s, d))
+    found = cost.flops(decoder(), normal(1, t, d), normal(1, s, d))
     assert found == two, f"decoder: expected {two} operations, found {found}"
 
 
