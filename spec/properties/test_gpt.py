@@ -523,16 +523,22 @@ def test_a_text_ends_at_its_stop_token():
 
     Convention: rows that ended are filled up with stop_token; x-transformers 496e41d left what was drawn there.
     """
-    built, tokens = model(), text(4, 3)
-    free = built.generate(tokens, 5, temperature=0)
+    built, tokens = model(size=0.1), text(4, 3)
+    free = built.generate(tokens, 5, generator=torch.Generator().manual_seed(1))
+    changed = early = 0
     for stop in free[:, 3:].unique().tolist():
-        expected = free.clone()
-        for row in expected:
-            ends = (row[3:] == stop).nonzero()
-            if len(ends):
-                row[3 + int(ends[0]) :] = stop
-        last = max(int((row[3:] == stop).nonzero()[0]) + 1 if (row[3:] == stop).any() else 5 for row in free)
-        laws.assert_same(built.generate(tokens, 5, temperature=0, stop_token=stop), expected[:, : 3 + last])
+        expected, ends = free.clone(), torch.full((4,), 5)
+        for n, row in enumerate(free[:, 3:] == stop):
+            if row.any():
+                ends[n] = int(row.nonzero()[0]) + 1
+                expected[n, 3 + int(ends[n]) :] = stop
+        found = built.generate(tokens, 5, stop_token=stop, generator=torch.Generator().manual_seed(1))
+        laws.assert_same(found, expected[:, : 3 + int(ends.max())])
+        changed += not torch.equal(expected, free)
+        early += int(ends.min()) < int(ends.max())
+    assert changed > 1 and early > 1, f"expected texts of several lengths, found {changed} and {early}"
+    found = built.generate(tokens[:1], 5, temperature=0, stop_token=int(built(tokens[:1])[0, -1].argmax()))
+    assert found.shape == (1, 4), f"expected one token and the end, found {tuple(found.shape)}"
     prompt_has_it = int(tokens[0, 0])
     assert built.generate(tokens[:1], 1, stop_token=prompt_has_it).shape == (1, 4), (
         "expected the prompt not to end itself"

@@ -12,11 +12,14 @@ class _Table(nn.Module):
 
     def __init__(self, learned):
         super().__init__()
-        self.table = nn.Embedding(1024, 192)
-        self.table.weight.requires_grad_(learned)
+        self.learned = learned
+        if learned:
+            self.table = nn.Embedding(1024, 192)
+        else:
+            self.register_buffer("rows", torch.randn(1024, 192))
 
     def forward(self, x):
-        return x + self.table(torch.arange(x.shape[1]))
+        return x + (self.table(torch.arange(x.shape[1])) if self.learned else self.rows[: x.shape[1]])
 
 
 def _transformers():
