@@ -624,25 +624,27 @@ def test_training_tells_how_it_goes():
     assert lines == expected, f"expected {expected}, found {lines}"
 
 
+class _Slope(nn.Module):
+    """Its loss has the slope 3 in its one weight, whatever the tokens, which it notes."""
+
+    block_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.texts = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
+
+    def loss(self, tokens):
+        self.texts += tokens.tolist()
+        return 3 * self.weight.sum()
+
+
 def test_windows_of_a_text_are_all_drawn():
     """A text as long as one window trains on it; of one token more, both windows are drawn.
 
-    Convention: windows of block_size + 1 tokens start anywhere, the last as well as the first.
+    Convention: windows of block_size + 1 tokens start anywhere, the last as well as the first; 32 of them a step.
     """
-
-    class Seen(nn.Module):
-        block_size = 4
-
-        def __init__(self):
-            super().__init__()
-            self.weight, self.texts = nn.Parameter(torch.ones(1)), []
-
-        def loss(self, tokens):
-            self.texts += tokens.tolist()
-            return self.weight.sum()
-
     for n, expected in ((5, {(0, 1, 2, 3, 4)}), (6, {(0, 1, 2, 3, 4), (1, 2, 3, 4, 5)})):
-        seen = Seen()
+        seen = _Slope()
         train(
             seen,
             torch.arange(n),
@@ -653,6 +655,23 @@ def test_windows_of_a_text_are_all_drawn():
         )
         assert {tuple(t) for t in seen.texts} == expected, f"expected {expected}, found {set(map(tuple, seen.texts))}"
         assert len(seen.texts) == 3 * 32, f"expected batches of 32, found {len(seen.texts) / 3}"
+
+
+def test_training_has_its_defaults(capsys):
+    """A warm-up of 20 steps, gradients of at most 1, a printed line every 100 steps.
+
+    Source: Brown et al. 2020, arXiv:2005.14165, appendix B, for the norm of 1.
+    Convention: 20 steps of warm-up suit runs of a few hundred steps.
+    """
+    slope = _Slope()
+    optimizer = _Recorder(slope.parameters(), lr=0.5)
+    train(slope, torch.arange(9), optimizer, 101, batch_size=1)
+    rates = torch.tensor([rate for rate, _ in optimizer.seen[:21]], dtype=torch.float64)
+    laws.assert_close(rates, torch.tensor([*(0.5 * (n + 1) / 20 for n in range(20)), 0.5], dtype=torch.float64))
+    norms = torch.tensor([norm for _, norm in optimizer.seen], dtype=torch.float64)
+    laws.assert_close(norms, torch.ones(101, dtype=torch.float64), rtol=1e-6, because="torch adds 1e-6 to the norm")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 100 of 101", "step 101 of 101"], f"found {lines}"
 
 
 def test_matrices_decay_and_vectors_do_not():
