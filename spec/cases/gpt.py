@@ -1,0 +1,73 @@
+"""Cases of the language model."""
+
+import torch
+
+from impl.models.gpt import GPT, sampling_distribution, train, weights_from_gpt2
+from spec.cases import Bad, Case
+from spec.laws import reseed
+
+
+def small(vocab_size=7, block_size=6, n_layer=2, n_head=2, n_embd=4, **options):
+    """A model of other sizes everywhere, the same at every call."""
+    reseed(0)
+    return GPT(vocab_size, block_size, n_layer, n_head, n_embd, **({"dropout": 0.0} | options))
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+_TEXT, _MASK = torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, False]])
+
+
+def _generate(*arguments, **options):
+    return lambda: small().generate(*arguments, **options)
+
+
+def _train(text, steps, **options):
+    def call():
+        model = small()
+        train(model, text, torch.optim.SGD(model.parameters(), lr=0.1), steps, report=None, **options)
+
+    return call
+
+
+BAD = {
+    "no symbols": _rejects(lambda: small(vocab_size=0), "0"),
+    "no length": _rejects(lambda: small(block_size=0), "max_len", "0"),
+    "no blocks": _rejects(lambda: small(n_layer=0), "n_layer", "0"),
+    "no heads": _rejects(lambda: small(n_head=0), "0"),
+    "heads that do not divide": _rejects(lambda: small(n_head=3), "4", "3"),
+    "dropout of everything": _rejects(lambda: small(dropout=1.0), "1.0"),
+    "numbers for tokens": _rejects(lambda: small()(torch.ones(2, 3)), "(2, 3)", "float32"),
+    "one text alone": _rejects(lambda: small()(torch.tensor([1, 2])), "(2,)"),
+    "a text too long": _rejects(lambda: small()(torch.zeros(1, 7, dtype=torch.long)), "block_size", "6", "7"),
+    "a mask of another length": _rejects(lambda: small()(_TEXT, torch.ones(1, 4, dtype=torch.bool)), "4"),
+    "nothing to predict": _rejects(lambda: small().loss(_TEXT[:, :1]), "two", "(1, 1)"),
+    "one text to predict": _rejects(lambda: small().loss(_TEXT[0]), "(3,)"),
+    "nothing to go on from": _rejects(_generate(_TEXT[:, :0], 2), "0"),
+    "fewer than no tokens": _rejects(_generate(_TEXT, -1), "-1"),
+    "padding at the right": _rejects(_generate(_TEXT, 1, key_mask=_MASK), "left"),
+    "a negative temperature": _rejects(_generate(_TEXT, 0, temperature=-1.0), "temperature", "-1.0"),
+    "a choice of none": _rejects(_generate(_TEXT, 0, top_k=0), "top_k", "0"),
+    "more than everything": _rejects(_generate(_TEXT, 0, top_p=1.1), "top_p", "1.1"),
+    "less than nothing": _rejects(lambda: sampling_distribution(torch.ones(3), top_p=-0.1), "top_p", "-0.1"),
+    "a text shorter than a window": _rejects(_train(torch.arange(6), 1), "7", "6"),
+    "no steps": _rejects(_train(torch.arange(7), 0), "0 steps"),
+    "no batch": _rejects(_train(torch.arange(7), 1, batch_size=0), "of 0"),
+    "weights of another model": _rejects(lambda: weights_from_gpt2({"h.0.attn.q_proj.weight": _TEXT}), "q_proj"),
+    "weights of another kind": _rejects(lambda: weights_from_gpt2({"ln_g.weight": _TEXT}), "ln_g"),
+    "an output matrix of its own": _rejects(
+        lambda: weights_from_gpt2({"wte.weight": torch.ones(3, 2), "lm_head.weight": torch.zeros(3, 2)}), "lm_head"
+    ),
+}
+
+CASES = [
+    Case(
+        item="gpt",
+        name="GPT",
+        build=lambda: small(vocab_size=5, block_size=4, n_layer=1, n_head=3, n_embd=3, dropout=0.3),
+        inputs=lambda: (torch.tensor([[0, 3, 1, 3], [2, 4, 2, 0]]),),
+        bad=BAD,
+    ),
+]

@@ -1,0 +1,107 @@
+"""Cases of positional embeddings, rotary embeddings and the table of symbols' vectors."""
+
+import torch
+
+from impl.layers.embedding import Embedding
+from impl.layers.positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
+from spec.cases import Bad, Case
+
+
+def _normal(*shape):
+    return lambda: (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+_X, _PLACES = torch.ones(2, 3, 6), torch.arange(4)
+_NOTHING_LEARNED = {"every_parameter_receives_gradient": "it has no parameters"}
+
+SINUSOIDAL_BAD = {
+    "an odd width": _rejects(lambda: SinusoidalPositionalEncoding(5), "5"),
+    "no width": _rejects(lambda: SinusoidalPositionalEncoding(0), "0"),
+    "no base": _rejects(lambda: SinusoidalPositionalEncoding(6, base=0.0), "base", "0"),
+    "dropout above 1": _rejects(lambda: SinusoidalPositionalEncoding(6, dropout=1.1), "1.1"),
+    "another width": _rejects(lambda: SinusoidalPositionalEncoding(4)(_X), "4", "(2, 3, 6)"),
+    "a vector": _rejects(lambda: SinusoidalPositionalEncoding(6)(torch.ones(6)), "(6,)"),
+    "positions of other tokens": _rejects(lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES), "(3,)", "(4,)"),
+    "positions of another batch": _rejects(
+        lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES[:3].expand(4, 3)), "(4, 3)"
+    ),
+}
+LEARNED_BAD = {
+    "no positions": _rejects(lambda: LearnedPositionalEmbedding(0, 6), "max_len", "0"),
+    "no width": _rejects(lambda: LearnedPositionalEmbedding(7, 0), "d_model", "0"),
+    "another width": _rejects(lambda: LearnedPositionalEmbedding(7, 4)(_X), "4", "(2, 3, 6)"),
+    "a text too long": _rejects(lambda: LearnedPositionalEmbedding(2, 6)(_X), "max_len", "2", "3"),
+    "a text too far": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, 5), "max_len", "7", "5"),
+    "a negative position": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, -1), "7", "-1"),
+    "positions of other tokens": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, _PLACES), "(4,)"),
+}
+ROTARY_BAD = {
+    "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
+    "no width": _rejects(lambda: RotaryEmbedding(0), "0"),
+    "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
+    "a part wider than the whole": _rejects(lambda: RotaryEmbedding(6, rotary_dim=8), "6", "8"),
+    "no base": _rejects(lambda: RotaryEmbedding(6, base=0.0), "base", "0"),
+    "too few frequencies": _rejects(lambda: RotaryEmbedding(6, frequencies=torch.ones(2).double()), "(2,)"),
+    "another width": _rejects(lambda: RotaryEmbedding(4)(_X), "4", "(2, 3, 6)"),
+    "a vector": _rejects(lambda: RotaryEmbedding(6)(torch.ones(6)), "(6,)"),
+    "positions of other tokens": _rejects(lambda: RotaryEmbedding(6)(_X, _PLACES), "(4,)"),
+    "a batch of positions of one text": _rejects(
+        lambda: RotaryEmbedding(6)(torch.ones(3, 6), _PLACES[:3].expand(3, 3)), "(3, 3)"
+    ),
+}
+EMBEDDING_BAD = {
+    "no symbols": _rejects(lambda: Embedding(0, 5), "num_embeddings", "0"),
+    "no width": _rejects(lambda: Embedding(7, 0), "embedding_dim", "0"),
+    "padding that is no symbol": _rejects(lambda: Embedding(7, 5, padding_idx=7), "padding_idx", "7"),
+    "negative padding": _rejects(lambda: Embedding(7, 5, padding_idx=-1), "padding_idx", "-1"),
+}
+
+
+def _symbols():
+    return (torch.tensor([[0, 3, 1, 3], [5, 2, 6, 0]]),)
+
+
+_POSITIONAL, _ROPE = "positional-embedding", "rope"
+CASES = [
+    Case(
+        item=_POSITIONAL,
+        name="SinusoidalPositionalEncoding",
+        build=lambda: SinusoidalPositionalEncoding(6, dropout=0.3),
+        inputs=_normal(2, 3, 6),
+        bad=SINUSOIDAL_BAD,
+        exempt=_NOTHING_LEARNED,
+    ),
+    Case(
+        item=_POSITIONAL,
+        name="LearnedPositionalEmbedding",
+        build=lambda: LearnedPositionalEmbedding(3, 5),
+        inputs=_normal(2, 3, 5),
+        bad=LEARNED_BAD,
+    ),
+    Case(
+        item=_POSITIONAL,
+        name="Embedding, padding",
+        build=lambda: Embedding(7, 5, padding_idx=4),
+        inputs=_symbols,
+        bad=EMBEDDING_BAD,
+    ),
+    Case(
+        item=_ROPE,
+        name="RotaryEmbedding",
+        build=lambda: RotaryEmbedding(6),
+        inputs=_normal(2, 4, 3, 6),
+        bad=ROTARY_BAD,
+        exempt=_NOTHING_LEARNED,
+    ),
+    Case(
+        item=_ROPE,
+        name="RotaryEmbedding, halves, partial",
+        build=lambda: RotaryEmbedding(7, 100.0, interleaved=False, rotary_dim=4),
+        inputs=_normal(2, 3, 7),
+        exempt=_NOTHING_LEARNED,
+    ),
+]

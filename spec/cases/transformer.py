@@ -1,0 +1,112 @@
+"""Cases of transformer blocks and their feed-forward network."""
+
+import torch
+
+from impl.layers.attention import KeyValueCache, MultiHeadAttention
+from impl.layers.transformer import FeedForward, TransformerDecoderBlock, TransformerEncoderBlock
+from spec.cases import Bad, Case
+
+
+def _normal(*shapes, seed=0):
+    def make():
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+    return make
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+_X, _MEMORY = torch.ones(2, 5, 12), torch.ones(2, 7, 12)
+_PADDED = torch.ones(2, 4, dtype=torch.bool)
+
+FEED_FORWARD_BAD = {
+    "no width": _rejects(lambda: FeedForward(0, 5), "d_model", "0"),
+    "nothing hidden": _rejects(lambda: FeedForward(6, 0), "dim_feedforward", "0"),
+    "an unknown activation": _rejects(lambda: FeedForward(6, 5, "tanhshrink"), "relu", "tanhshrink"),
+    "negative dropout": _rejects(lambda: FeedForward(6, 5, dropout=-0.1), "-0.1"),
+    "input of another width": _rejects(lambda: FeedForward(6, 5)(torch.ones(2, 5)), "6", "5"),
+}
+BLOCK_BAD = {
+    block: {
+        "no width": _rejects(lambda block=block: block(0, 3), "0"),
+        "no heads": _rejects(lambda block=block: block(12, 0), "num_heads", "0"),
+        "heads that do not divide": _rejects(lambda block=block: block(12, 5), "12", "5"),
+        "nothing hidden": _rejects(lambda block=block: block(12, 3, 0), "dim_feedforward", "0"),
+        "dropout of everything": _rejects(lambda block=block: block(12, 3, dropout=1.0), "1.0"),
+        "an unknown activation": _rejects(lambda block=block: block(12, 3, activation="cube"), "relu", "cube"),
+        "a negative eps": _rejects(lambda block=block: block(12, 3, layer_norm_eps=-1.0), "eps", "-1.0"),
+    }
+    for block in (TransformerEncoderBlock, TransformerDecoderBlock)
+}
+ENCODER_BAD = BLOCK_BAD[TransformerEncoderBlock] | {
+    "neither heads nor attention": _rejects(lambda: TransformerEncoderBlock(12), "nhead", "self_attn", "None"),
+    "heads and attention": _rejects(
+        lambda: TransformerEncoderBlock(12, 3, self_attn=MultiHeadAttention(12, 3)), "nhead", "self_attn", "3"
+    ),
+    "a causal attention of another kind": _rejects(
+        lambda: TransformerEncoderBlock(12, is_causal=True, self_attn=MultiHeadAttention(12, 3)), "is_causal"
+    ),
+    "input of another width": _rejects(lambda: TransformerEncoderBlock(12, 3)(torch.ones(2, 5, 11)), "(2, 5, 11)"),
+    "input of two dimensions": _rejects(lambda: TransformerEncoderBlock(12, 3)(torch.ones(5, 12)), "(5, 12)"),
+    "a key mask of the wrong length": _rejects(
+        lambda: TransformerEncoderBlock(12, 3)(_X, key_mask=_PADDED), "(2, 1, 1, 4)"
+    ),
+    "a cache that is not causal": _rejects(
+        lambda: TransformerEncoderBlock(12, 3)(_X, cache=KeyValueCache()), "is_causal"
+    ),
+}
+DECODER_BAD = BLOCK_BAD[TransformerDecoderBlock] | {
+    "input of another width": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(torch.ones(2, 5, 11), _MEMORY), "12", "(2, 5, 11)"
+    ),
+    "input of two dimensions": _rejects(lambda: TransformerDecoderBlock(12, 3)(torch.ones(5, 12), _MEMORY), "(5, 12)"),
+    "memory of another width": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(_X, torch.ones(2, 7, 11)), "context", "(2, 7, 11)"
+    ),
+    "memory of two dimensions": _rejects(lambda: TransformerDecoderBlock(12, 3)(_X, torch.ones(7, 12)), "context"),
+    "memory of another batch": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(_X, torch.ones(3, 7, 12)), "(3, 3, 7, 4)"
+    ),
+    "a key mask of the memory": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(_X, _MEMORY, key_mask=torch.ones(2, 7, dtype=torch.bool)), "(2, 1, 1, 7)"
+    ),
+    "a memory mask of the tokens": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(_X, _MEMORY, memory_key_mask=torch.ones(2, 5, dtype=torch.bool)),
+        "(2, 1, 1, 5)",
+    ),
+    "a memory mask of three dimensions": _rejects(
+        lambda: TransformerDecoderBlock(12, 3)(_X, _MEMORY, memory_attn_mask=torch.ones(2, 5, 7, dtype=torch.bool)),
+        "(2, 5, 7)",
+    ),
+}
+
+
+def _case(name, build, inputs, bad=None):
+    return Case(item="transformer-block", name=name, build=build, inputs=inputs, bad=bad or {})
+
+
+CASES = [
+    _case(
+        "FeedForward, GELU, dropout",
+        lambda: FeedForward(6, 5, "gelu", dropout=0.3),
+        _normal((2, 3, 6)),
+        FEED_FORWARD_BAD,
+    ),
+    _case("TransformerEncoderBlock", lambda: TransformerEncoderBlock(4, 2, 3), _normal((2, 3, 4)), ENCODER_BAD),
+    _case(
+        "TransformerEncoderBlock, pre-norm, causal, no bias, another network",
+        lambda: TransformerEncoderBlock(
+            4, 2, dropout=0.3, norm_first=True, bias=False, is_causal=True, feed_forward=FeedForward(4, 3, torch.sin)
+        ),
+        _normal((2, 3, 4)),
+    ),
+    _case(
+        "TransformerDecoderBlock, pre-norm, no bias",
+        lambda: TransformerDecoderBlock(4, 2, 3, 0.3, "silu", norm_first=True, bias=False),
+        _normal((2, 3, 4), (2, 5, 4)),
+        DECODER_BAD,
+    ),
+]

@@ -1,0 +1,5 @@
+"""torch.nn.Embedding."""
+
+from torch.nn import Embedding
+
+__all__ = ["Embedding"]

@@ -1,0 +1,693 @@
+"""GPT-2: the model, its sampling and its training.  Radford et al. 2019; Holtzman et al. 2019, arXiv:1904.09751."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from impl.models.gpt import (
+    GPT,
+    decay_groups,
+    next_token_loss,
+    sampling_distribution,
+    train,
+    weights_from_gpt2,
+    weights_to_gpt2,
+)
+from spec import cost, laws
+from spec.strategies import floats, seeds
+
+pytestmark = pytest.mark.item("gpt")
+
+VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH = 11, 8, 2, 3, 12
+PUBLISHED = {"small": (12, 12, 768), "medium": (24, 16, 1024), "large": (36, 20, 1280), "XL": (48, 25, 1600)}
+
+
+def model(seed=0, size=0.3, **options):
+    """float64 and every parameter random, so that no token and no position is like another."""
+    built = GPT(VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH, **({"dropout": 0.0} | options)).double()
+    laws.randomise(built, seed)
+    for parameter in built.parameters():
+        parameter.data.mul_(size)
+    return built.eval()
+
+
+def text(*shape, seed=0, vocabulary=VOCABULARY):
+    return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+
+def normed(state, name, x):
+    centred = x - x.mean(-1, keepdim=True)
+    return (
+        centred / ((centred**2).mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
+    )
+
+
+def by_hand(state, tokens):
+    """GPT-2 one equation after another, from weights under the names of its checkpoints, (inputs, outputs)."""
+    x = state["wte.weight"][tokens] + state["wpe.weight"][: tokens.shape[1]]
+    future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
+    for n in range(LAYERS):
+        mapped = lambda x, name, n=n: x @ state[f"h.{n}.{name}.weight"] + state[f"h.{n}.{name}.bias"]  # noqa: E731
+        q, k, v = (
+            t.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for t in mapped(normed(state, f"h.{n}.ln_1", x), "attn.c_attn").chunk(3, -1)
+        )
+        scores = (q @ k.mT / math.sqrt(WIDTH / HEADS)).masked_fill(future, -math.inf)
+        x = x + mapped((scores.softmax(-1) @ v).transpose(1, 2).flatten(2), "attn.c_proj")
+        hidden = mapped(normed(state, f"h.{n}.ln_2", x), "mlp.c_fc")
+        gate = (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3))) / 2
+        x = x + mapped(hidden * gate, "mlp.c_proj")
+    return normed(state, "ln_f", x) @ state["wte.weight"].T
+
+
+def test_it_is_gpt2_equation_by_equation():
+    """Logits of E[x] + P, two pre-norm blocks with causal attention and tanh-GELU, a final norm, and E once more.
+
+    Source: Radford et al. 2019 (GPT-2), §2.3; Radford et al. 2018, eq. 2; the released code for tanh-GELU.
+    """
+    built, tokens = model(), text(2, 7)
+    state = {n.removeprefix("transformer."): p for n, p in weights_to_gpt2(built.state_dict()).items()}
+    laws.assert_close(built(tokens), by_hand(state, tokens))
+
+
+def test_logits_depend_on_the_past_alone():
+    """Another token at t changes no logits before t, and those at t and behind.
+
+    Source: Radford et al. 2018, eq. 1: P(u_i | u_i−k, …, u_i−1).
+    """
+    built, tokens = model(), text(2, 7)
+    whole = built(tokens)
+    for t in range(7):
+        other = tokens.clone()
+        other[:, t] = (other[:, t] + 1) % VOCABULARY
+        found = built(other)
+        laws.assert_close(found[:, :t], whole[:, :t])
+        assert ((found - whole)[:, t:].abs().amax(-1) > 1e-6).all(), f"expected every later token to see token {t}"
+
+
+def test_the_same_token_means_something_else_elsewhere():
+    """Of a text of one token repeated every position has other logits: positions are put in.
+
+    Source: Radford et al. 2018, eq. 2: h₀ = U W_e + W_p.
+    """
+    found = model()(torch.full((1, 6), 4))
+    assert (found.diff(dim=1).abs().amax(-1) > 1e-3).all(), "expected other logits at every position"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_have_their_parameters(name):
+    """V d + T d + l (12 d² + 13 d) + 2d: 124,439,808, 354,823,168, 774,030,080 and 1,557,611,200 of them.
+
+    Source: Radford et al. 2019, Table 2, for l and d; the released files (the table says 117M and 345M).
+    """
+    layers, heads, d = PUBLISHED[name]
+    with torch.device("meta"):
+        found = parameters(GPT(50257, 1024, layers, heads, d))
+    assert found == 50257 * d + 1024 * d + layers * (12 * d * d + 13 * d) + 2 * d, f"found {found:,}"
+    exact = {"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "XL": 1_557_611_200}[name]
+    assert found == exact, f"expected {exact:,} parameters, found {found:,}"
+
+
+def test_gpt1_and_gpt3_have_their_parameters():
+    """GPT-1 has 116,534,784, the two vectors of a final norm fewer than this model; GPT-3 has 174,604,259,328.
+
+    Source: Radford et al. 2018, §4.1; Brown et al. 2020, arXiv:2005.14165, Table 2.1.
+    """
+    with torch.device("meta"):
+        first, third = GPT(40478, 512, 12, 12, 768), GPT(50257, 2048, 96, 96, 12288)
+    assert parameters(first) - 2 * 768 == 116_534_784, f"found {parameters(first):,}"
+    assert parameters(third) == 174_604_259_328, f"found {parameters(third):,}"
+
+
+def test_operations_are_counted():
+    """2T (12 l d² + V d) + 4 l T² d for the logits of T tokens, attention without a saving for the mask.
+
+    Source: Kaplan et al. 2020, arXiv:2001.08361, §2.1, Table 1; a multiply-add is two operations.
+    """
+    t, d = 7, WIDTH
+    expected = 2 * t * (12 * LAYERS * d * d + VOCABULARY * d) + 4 * LAYERS * t * t * d
+    found = cost.flops(model(), text(1, t))
+    assert found == expected, f"expected {expected} operations, found {found}"
+
+
+def test_without_bias_only_matrices_and_scales_are_left():
+    """bias=False takes every bias away, of maps and norms.
+
+    Convention: nanoGPT's option; Llama and PaLM have none either.
+    """
+    names = [n for n, _ in model(bias=False).named_parameters()]
+    assert not any("bias" in n for n in names), f"expected no bias, found {[n for n in names if 'bias' in n]}"
+    d = WIDTH
+    assert parameters(model(bias=False)) == (VOCABULARY + BLOCK) * d + LAYERS * (12 * d * d + 2 * d) + d
+
+
+# -------------------------------------------------------------------------------------------------- one table
+
+
+def test_one_table_is_input_and_output():
+    """The gradient of E is the sum of both uses: as rows looked up, and as the output matrix.
+
+    Source: Press & Wolf 2016, arXiv:1608.05859, §3; Radford et al. 2018, eq. 2: W_e stands twice.
+    """
+    built, tokens = model(), text(2, 6)
+    (found,) = torch.autograd.grad(built.loss(tokens), built.wte.weight)
+    state = {n.removeprefix("transformer."): p.detach() for n, p in weights_to_gpt2(built.state_dict()).items()}
+    table = state["wte.weight"].clone().requires_grad_()
+    logits = by_hand(state | {"wte.weight": table}, tokens[:, :-1])
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    (expected,) = torch.autograd.grad(loss, table)
+    laws.assert_close(found, expected)
+
+
+def test_the_tie_survives_copies_and_loading():
+    """After a deep copy, or loading a state dict, a change of E changes input and output alike, and E is stored once.
+
+    Source: Press & Wolf 2016, arXiv:1608.05859.  Convention: an output matrix of its own could come apart in a copy.
+    """
+    built, tokens = model(), text(2, 5)
+    loaded = model(seed=1)
+    loaded.load_state_dict(built.state_dict())
+    for twin in (copy.deepcopy(built), loaded):
+        laws.assert_close(twin(tokens), built(tokens))
+        with torch.no_grad():
+            twin.wte.weight.mul_(1.5)
+        state = {n.removeprefix("transformer."): p for n, p in weights_to_gpt2(twin.state_dict()).items()}
+        laws.assert_close(twin(tokens), by_hand(state, tokens))
+    tables = [n for n, p in built.state_dict().items() if p.shape == (VOCABULARY, WIDTH)]
+    assert tables == ["wte.weight"], f"expected the table once, found {tables}"
+
+
+def test_released_names_go_over_and_back():
+    """weights_to_gpt2 and weights_from_gpt2 undo each other; prefixes, masks and the second copy of E do not matter.
+
+    Source: the released checkpoints of GPT-2: matrices as (inputs, outputs), `h.0.attn.bias` the causal mask.
+    """
+    built = model()
+    theirs = weights_to_gpt2(built.state_dict())
+    d = WIDTH
+    shapes = {"transformer.h.1.attn.c_attn.weight": (d, 3 * d), "transformer.h.1.mlp.c_fc.weight": (d, 4 * d)}
+    shapes |= {"transformer.h.0.mlp.c_proj.weight": (4 * d, d), "lm_head.weight": (VOCABULARY, d)}
+    for name, shape in shapes.items():
+        assert theirs[name].shape == shape, f"{name}: expected {shape}, found {tuple(theirs[name].shape)}"
+    laws.assert_all_close(dict(sorted(weights_from_gpt2(theirs).items())), dict(sorted(built.state_dict().items())))
+    bare = {n.removeprefix("transformer."): p for n, p in theirs.items() if n != "lm_head.weight"}
+    bare |= {"h.0.attn.bias": torch.ones(1, 1, BLOCK, BLOCK), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    fresh = model(seed=2)
+    fresh.load_state_dict(weights_from_gpt2(bare))
+    laws.assert_close(fresh(text(2, 5)), built(text(2, 5)))
+
+
+# ------------------------------------------------------------------------------------------------------ start
+
+
+def test_weights_start_as_gpt2s():
+    """N(0, 0.02²) everywhere, N(0, 0.02²/2l) at the end of a branch, biases 0, norms 1: deviations within 3 %.
+
+    Source: Radford et al. 2019, §2.3: residual layers scaled by 1/√N, N their number; §4.1 of Radford et al. 2018.
+    """
+    laws.reseed(0)
+    built = GPT(300, 200, 3, 2, 96)
+    for name, p in built.named_parameters():
+        p = p.detach().double()
+        if p.dim() == 1:
+            laws.assert_same(p, torch.full_like(p, float("bias" not in name)))
+            continue
+        ends = "out_proj" in name or "linear2" in name
+        expected = 0.02 / math.sqrt(6) if ends else 0.02
+        assert abs(p.std().item() / expected - 1) < 0.03, f"{name}: expected {expected:.5f}, found {p.std():.5f}"
+        assert abs(p.mean().item()) < 0.05 * expected, f"{name}: expected mean 0, found {p.mean():.1e}"
+
+
+def test_the_first_loss_is_that_of_a_guess():
+    """Before any training the loss is ln V: 5.30 for 200 symbols, found within 0.1.
+
+    Source: Radford et al. 2018, §4.1: weights of N(0, 0.02²) make all logits small.
+    """
+    laws.reseed(0)
+    found = GPT(200, 16, 2, 2, 32).loss(text(8, 16, vocabulary=200)).item()
+    assert abs(found - math.log(200)) < 0.1, f"expected about {math.log(200):.3f}, found {found:.3f}"
+
+
+def test_dropout_is_gpt2s():
+    """Dropout of 0.1 by default: behind the embeddings, of weights, behind branches; none between the maps of FFN.
+
+    Source: Radford et al. 2018, §4.1: residual, embedding and attention dropouts of 0.1.
+    """
+    built = GPT(VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH)
+    for block in built.blocks:
+        rates = [block.self_attn.dropout, block.dropout1.p, block.dropout2.p, block.feed_forward.dropout.p]
+        assert rates == [0.1, 0.1, 0.1, 0], f"expected 0.1 three times and 0, found {rates}"
+    half = GPT(VOCABULARY, 200, 1, 1, 40, dropout=0.5)
+    assert {half.blocks[0].self_attn.dropout, half.blocks[0].dropout1.p} == {0.5}, "expected one rate everywhere"
+    half.blocks = nn.ModuleList()  # what is left: embeddings, and the final norm
+    half.ln_f = nn.Identity()
+    half.wte.weight.data = torch.eye(VOCABULARY, 40)
+    half.wpe.weight.data = torch.full((200, 40), 1.0)
+    found = half(torch.zeros(1, 200, dtype=torch.long))[0, :, 1]
+    assert set(found.tolist()) == {0.0, 2.0}, f"expected embeddings dropped or doubled, found {set(found.tolist())}"
+    assert half.eval()(torch.zeros(1, 3, dtype=torch.long))[0, :, 1].tolist() == [1.0] * 3
+
+
+# ------------------------------------------------------------------------------------------------------- loss
+
+
+@given(seed=seeds())
+def test_loss_is_the_cross_entropy_of_the_next_token(seed):
+    """loss = −1/n Σ log softmax(logits_t)[x_t+1], in nats: the last token is predicted, and predicts nothing.
+
+    Source: Radford et al. 2018, eq. 1.
+    """
+    built, tokens = model(), text(2, 6, seed=seed)
+    expected = nn.functional.cross_entropy(built(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    laws.assert_close(built.loss(tokens), expected)
+    logits = 50 * normal(2, 5, VOCABULARY, seed=seed)
+    reference = lambda z: nn.functional.cross_entropy(z.flatten(0, 1), tokens[:, 1:].flatten())  # noqa: E731
+    laws.gradients_match(lambda z: next_token_loss(z, tokens[:, 1:]), reference, logits)
+
+
+def test_a_text_may_be_one_token_longer_than_the_model():
+    """block_size + 1 tokens have a loss: block_size are read, and as many predicted; the logits of them are refused.
+
+    Source: Radford et al. 2018, eq. 1, with a context of k.
+    """
+    built = model()
+    assert built.loss(text(2, BLOCK + 1)).isfinite(), "expected a loss"
+    laws.rejects(lambda: built(text(2, BLOCK + 1)))
+
+
+def test_padding_counts_nowhere():
+    """The loss of padded texts is the mean over the tokens of both that have one before them, whatever the padding is.
+
+    Convention: padding at either side; what is predicted from padding or is padding has no loss.
+    """
+    built, first, second = model(), text(1, 5, seed=1), text(1, 3, seed=2)
+    alone = [nn.functional.cross_entropy(built(t)[0, :-1], t[0, 1:], reduction="sum") for t in (first, second)]
+    expected = (alone[0] + alone[1]) / (4 + 2)
+    for left in (True, False):
+        for filler in (0, 9):
+            pad = torch.full((1, 2), filler)
+            tokens = torch.cat([first, torch.cat([pad, second] if left else [second, pad], 1)])
+            mask = torch.ones(2, 5, dtype=torch.bool)
+            mask[1, slice(0, 2) if left else slice(3, 5)] = False
+            laws.assert_close(built.loss(tokens, mask), expected)
+
+
+# ------------------------------------------------------------------------------------------------------ cache
+
+
+@pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
+def test_a_cache_gives_the_logits_of_the_whole_text(chunks):
+    """Token by token, or in chunks, with a cache: the logits of the whole text, positions going on; a ninth is refused.
+
+    Source: Shazeer 2019, arXiv:1911.02150, §2.2: incremental decoding.
+    """
+    built, tokens = model(), text(2, BLOCK)
+    cache = built.new_cache()
+    found = torch.cat([built(part, cache=cache) for part in tokens.split(chunks, 1)], 1)
+    laws.assert_close(found, built(tokens))
+    assert len(cache) == LAYERS and len({id(c) for c in cache}) == LAYERS, "expected a cache for each block"
+    laws.rejects(lambda: built(tokens[:, :1], cache=cache), ("9",))
+
+
+def test_padding_at_the_left_changes_nothing():
+    """A text gives the same logits with padding before it as alone, at once and with a cache, whatever stands there.
+
+    Convention: key_mask is True at tokens; positions count tokens, so padding takes none.
+    """
+    built, tokens = model(), text(2, 5)
+    alone = built(tokens[1:, 2:])
+    mask = torch.tensor([[True] * 5, [False] * 2 + [True] * 3])
+    laws.assert_close(built(tokens, mask)[1:, 2:], alone)
+    cache = built.new_cache()
+    parts = [built(tokens[:, :4], mask[:, :4], cache), built(tokens[:, 4:], mask, cache)]
+    laws.assert_close(torch.cat(parts, 1)[1:, 2:], alone)
+    laws.assert_close(torch.cat(parts, 1)[:1], built(tokens[:1]))
+
+
+# --------------------------------------------------------------------------------------------------- sampling
+
+
+def logits_of(*probabilities):
+    return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"), [(0.0, 1), (0.3, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.76, 3), (0.875, 3), (0.9, 4), (1.0, 4)]
+)
+def test_a_nucleus_is_the_smallest_set_of_that_mass(p, kept):
+    """Of (½, ¼, ⅛, ⅛) the nucleus of p has the fewest tokens of Σ >= p, the one that crosses p among them.
+
+    Source: Holtzman et al. 2019, §3.1: the smallest set such that Σ P >= p, then P' = P/p'.
+    Convention: of equal tokens at the rim the first stay.
+    """
+    order = [2, 0, 3, 1]
+    chances = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
+    expected = torch.where(torch.arange(4) < kept, chances, 0)
+    found = sampling_distribution(chances.log(), top_p=p)
+    laws.assert_close(found, expected / expected.sum())
+    if kept != 3:  # no tie at the rim: the order of the tokens does not matter
+        laws.assert_close(sampling_distribution(chances[order].log(), top_p=p), (expected / expected.sum())[order])
+
+
+@given(k=st.integers(1, 7), seed=seeds())
+def test_top_k_keeps_the_k_largest(k, seed):
+    """The k largest logits keep their proportions, the others have no chance; more than V keeps all.
+
+    Source: Fan et al. 2018, arXiv:1805.04833, §5.4.
+    """
+    z = normal(3, 5, seed=seed)
+    rank = z.argsort(-1, descending=True).argsort(-1)
+    expected = z.exp() * (rank < k)
+    laws.assert_close(sampling_distribution(z, top_k=k), expected / expected.sum(-1, keepdim=True))
+
+
+def test_equals_of_the_kth_all_stay():
+    """Of logits (2, 1, 1, 0) the two largest are three.
+
+    Convention: transformers' TopKLogitsWarper removes what is below the k-th.
+    """
+    found = sampling_distribution(torch.tensor([1.0, 2.0, 0.0, 1.0]).double(), top_k=2)
+    expected = torch.tensor([1.0, 2.0, -math.inf, 1.0]).double().softmax(-1)
+    laws.assert_close(found, expected)
+
+
+@given(seed=seeds(), temperature=floats(0.2, 5))
+def test_temperature_divides_the_logits(seed, temperature):
+    """p_i ∝ exp(u_i/T): T = 1 is the plain softmax, and the order of tokens stays.
+
+    Source: Holtzman et al. 2019, §3.3: eq. 4.
+    """
+    z = normal(3, 5, seed=seed)
+    laws.assert_close(sampling_distribution(z, temperature), (z / temperature).softmax(-1))
+    laws.assert_close(sampling_distribution(z), z.softmax(-1))
+
+
+def test_temperature_comes_before_the_filters_and_top_k_before_the_nucleus():
+    """A temperature changes who is in the nucleus, and the nucleus is of what top-k left.
+
+    (½, ¼, ¼) at T = ½ is (⅔, ⅙, ⅙): its nucleus of 0.6 is one token, that of (½, ¼, ¼) two. Of (0.4, 0.3, 0.3) the
+    top two are (4/7, 3/7), whose nucleus of 0.5 is one token; that of the three is two.
+
+    Source: Holtzman et al. 2019, §3.  Convention: the order of transformers' warpers.
+    """
+    found = sampling_distribution(logits_of(0.5, 0.25, 0.25), 0.5, top_p=0.6)
+    laws.assert_close(found, torch.tensor([1.0, 0, 0]).double())
+    found = sampling_distribution(logits_of(0.4, 0.35, 0.25), top_k=2, top_p=0.5)
+    laws.assert_close(found, torch.tensor([1.0, 0, 0]).double())
+
+
+@given(seed=seeds())
+def test_all_roads_lead_to_the_most_probable_token(seed):
+    """T = 0, T → 0, top_k = 1 and top_p = 0 choose the largest logit; top_k = V and top_p = 1 change nothing.
+
+    Source: Holtzman et al. 2019, §3: greedy decoding as the limit.
+    """
+    z = normal(4, 6, seed=seed)
+    best = torch.zeros_like(z).scatter(-1, z.argmax(-1, keepdim=True), 1.0)
+    for options in ({"temperature": 0}, {"top_k": 1}, {"top_p": 0.0}, {"temperature": 1e-9}):
+        laws.assert_close(sampling_distribution(z, **options), best)
+    laws.assert_close(sampling_distribution(z, top_k=6, top_p=1.0), z.softmax(-1))
+    tied = torch.tensor([1.0, 3.0, 3.0]).double()
+    laws.assert_close(sampling_distribution(tied, 0), torch.tensor([0.0, 1.0, 0.0]).double())
+
+
+# --------------------------------------------------------------------------------------------------- generate
+
+
+@torch.no_grad()
+def greedy_by_hand(built, tokens, steps):
+    for _ in range(steps):
+        tokens = torch.cat([tokens, built(tokens[:, -BLOCK:])[:, -1:].argmax(-1)], 1)
+    return tokens
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 12])
+def test_greedy_text_is_the_most_probable_token_again_and_again(steps):
+    """With T = 0 each token is the most probable behind those before it, also when the text outgrows block_size.
+
+    Source: Radford et al. 2018, eq. 1.  Convention: a longer text is continued from its last block_size tokens.
+    """
+    built, tokens = model(), text(2, 4)
+    laws.assert_same(built.generate(tokens, steps, temperature=0), greedy_by_hand(built, tokens, steps))
+    laws.assert_same(built.generate(tokens, steps, top_k=1), greedy_by_hand(built, tokens, steps))
+    longer = text(2, BLOCK + 3)
+    laws.assert_same(built.generate(longer, steps, top_p=0.0), greedy_by_hand(built, longer, steps))
+
+
+def test_a_cache_is_used_while_the_text_fits():
+    """With a cache 4 tokens behind 4 cost what 7 tokens cost at once, apart from attention over the cache.
+
+    Source: Shazeer 2019, arXiv:1911.02150, §2.2.
+    """
+    built, tokens, d = model(), text(1, 4), WIDTH
+    found = cost.flops(lambda: built.generate(tokens, 4, temperature=0))
+    maps = 2 * 7 * (12 * LAYERS * d * d + VOCABULARY * d)
+    reading = 4 * LAYERS * d * (4 * 4 + 5 + 6 + 7)
+    assert found == maps + reading, f"expected {maps + reading} operations, found {found}"
+
+
+def test_texts_padded_at_the_left_are_continued_as_alone():
+    """Texts of 3 and 5 tokens in one batch, filled up at the left, go on as each does alone, beyond block_size too.
+
+    Convention: key_mask is True at tokens; tokens that are written count as tokens.
+    """
+    built, first, second = model(), text(1, 5, seed=1), text(1, 3, seed=2)
+    tokens = torch.cat([first, torch.cat([torch.full((1, 2), 7), second], 1)])
+    mask = torch.tensor([[True] * 5, [False] * 2 + [True] * 3])
+    found = built.generate(tokens, 3, temperature=0, key_mask=mask)
+    laws.assert_same(found[:1], greedy_by_hand(built, first, 3))
+    laws.assert_same(found[1:, 2:], greedy_by_hand(built, second, 3))
+    longer = built.generate(tokens, 7, temperature=0, key_mask=mask)
+    laws.assert_same(longer[:1], greedy_by_hand(built, first, 7))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_generators_seed_is_the_text(seed):
+    """The same seed writes the same text, and leaves the global generator alone; the prompt stands in front of it.
+
+    Source: the contract of torch.Generator.
+    """
+    built, tokens = model(), text(3, 2)
+    before = torch.get_rng_state()
+    first, second = (built.generate(tokens, 6, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
+    laws.assert_same(second, first)
+    laws.assert_same(first[:, :2], tokens)
+    assert torch.equal(torch.get_rng_state(), before), "expected the global generator untouched"
+    assert first.shape == (3, 8) and first.dtype == tokens.dtype, f"found {tuple(first.shape)} of {first.dtype}"
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.7}])
+def test_tokens_are_drawn_by_their_chances(options):
+    """Of 5,000 texts the share of a next token is its chance: χ² below the 0.1 % point; none has no chance.
+
+    Seed fixed; a right sampler would fail for one seed in a thousand.
+
+    Source: Holtzman et al. 2019, §3.
+    """
+    built, tokens = model(), text(1, 3)
+    z = built(tokens)[0, -1].detach() / options.get("temperature", 1.0)
+    chances = z.softmax(-1)
+    if "top_k" in options:
+        chances = chances * (z >= z.sort().values[-4])
+    if "top_p" in options:
+        order = chances.argsort(descending=True)
+        count = int((chances[order].cumsum(0) < 0.7).sum()) + 1
+        chances = torch.zeros_like(chances).scatter(0, order[:count], chances[order[:count]])
+    chances = chances / chances.sum()
+    drawn = built.generate(tokens.expand(5000, 3), 1, generator=torch.Generator().manual_seed(0), **options)[:, -1]
+    counts, expected = torch.bincount(drawn, minlength=VOCABULARY).double(), 5000 * chances
+    assert not counts[chances == 0].any(), "expected tokens without a chance never to be drawn"
+    likely = expected > 5
+    chi2 = ((counts - expected)[likely].square() / expected[likely]).sum().item()
+    assert chi2 < 29.6, f"expected χ² of at most 10 degrees of freedom below 29.6, found {chi2:.1f}"
+
+
+def test_a_text_ends_at_its_stop_token():
+    """Behind stop_token a text is stop_token only, the others go on, and nothing is written when all have ended.
+
+    Convention: rows that ended are filled up with stop_token; x-transformers 496e41d left what was drawn there.
+    """
+    built, tokens = model(size=0.1), text(4, 3)
+    free = built.generate(tokens, 5, generator=torch.Generator().manual_seed(1))
+    changed = early = 0
+    for stop in free[:, 3:].unique().tolist():
+        expected, ends = free.clone(), torch.full((4,), 5)
+        for n, row in enumerate(free[:, 3:] == stop):
+            if row.any():
+                ends[n] = int(row.nonzero()[0]) + 1
+                expected[n, 3 + int(ends[n]) :] = stop
+        found = built.generate(tokens, 5, stop_token=stop, generator=torch.Generator().manual_seed(1))
+        laws.assert_same(found, expected[:, : 3 + int(ends.max())])
+        changed += not torch.equal(expected, free)
+        early += int(ends.min()) < int(ends.max())
+    assert changed > 1 and early > 1, f"expected texts of several lengths, found {changed} and {early}"
+    found = built.generate(tokens[:1], 5, temperature=0, stop_token=int(built(tokens[:1])[0, -1].argmax()))
+    assert found.shape == (1, 4), f"expected one token and the end, found {tuple(found.shape)}"
+    prompt_has_it = int(tokens[0, 0])
+    assert built.generate(tokens[:1], 1, stop_token=prompt_has_it).shape == (1, 4), (
+        "expected the prompt not to end itself"
+    )
+
+
+def test_writing_keeps_the_mode_and_needs_no_graph():
+    """generate leaves training or evaluation as it was, and what it returns has no graph behind it.
+
+    Convention: the caller chooses the mode, as with any module.
+    """
+    for mode in (True, False):
+        built = model().train(mode)
+        found = built.generate(text(1, 3), 2)
+        assert built.training is mode and not found.requires_grad, f"expected mode {mode} to stay"
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+class _Recorder(torch.optim.SGD):
+    """Notes the learning rate and the norm of the gradient at each step."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seen = []
+
+    def step(self):
+        gradients = [p.grad for g in self.param_groups for p in g["params"]]
+        self.seen.append((self.param_groups[0]["lr"], torch.stack([g.norm() for g in gradients]).norm().item()))
+        super().step()
+
+
+def test_training_follows_the_schedule():
+    """The rate grows linearly to its peak, moving at the first step already, then falls by a cosine to a tenth.
+
+    Source: Brown et al. 2020, arXiv:2005.14165, appendix B; Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5.
+    Convention: step 1 of w warm-up steps has 1/w of the peak; nanoGPT dc81cb3 began with 0.
+    """
+    built = model()
+    optimizer = _Recorder(built.parameters(), lr=0.5)
+    train(
+        built, text(40), optimizer, 12, batch_size=2, warmup=4, report=None, generator=torch.Generator().manual_seed(0)
+    )
+    wave = [0.1 + 0.9 * (1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)]
+    expected = torch.tensor([0.25, 0.5, 0.75, 1.0, *wave], dtype=torch.float64) * 0.5
+    laws.assert_close(torch.tensor([lr for lr, _ in optimizer.seen], dtype=torch.float64), expected)
+    assert optimizer.param_groups[0]["lr"] == 0.5, "expected the peak back at the end"
+
+
+@pytest.mark.parametrize("clip", [0.05, 1e6])
+def test_gradients_are_clipped_together(clip):
+    """All gradients are scaled by one factor to a norm of at most `clip`; shorter ones are left as they are.
+
+    Source: Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063, algorithm 1.
+    """
+    built, twin = model(), model()
+    optimizer, generator = _Recorder(built.parameters(), lr=0.1), torch.Generator().manual_seed(3)
+    tokens = text(40)
+    losses = train(built, tokens, optimizer, 1, batch_size=5, warmup=0, clip=clip, generator=generator, report=None)
+    start = torch.randint(40 - BLOCK, (5,), generator=torch.Generator().manual_seed(3))
+    loss = twin.loss(torch.stack([tokens[s : s + BLOCK + 1] for s in start.tolist()]))
+    laws.assert_close(torch.tensor(losses, dtype=torch.float64), loss.detach()[None])
+    grads = torch.autograd.grad(loss, list(twin.parameters()))
+    norm = torch.stack([g.norm() for g in grads]).norm()
+    assert norm > 0.05, "expected a gradient to clip"
+    for parameter, old, grad in zip(built.parameters(), twin.parameters(), grads):
+        expected = (old - 0.1 * grad * min(1, clip / norm)).detach()
+        laws.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-8, because="torch adds 1e-6 to the norm")
+
+
+def test_training_tells_how_it_goes():
+    """Every `every` steps, and at the last, a line with the step and the mean loss since; the losses of all come back.
+
+    Convention: report=print by default, None for silence.
+    """
+    built, lines = model(), []
+    losses = train(
+        built, text(40), torch.optim.SGD(built.parameters(), lr=0.1), 5, 2, length=4, report=lines.append, every=2
+    )
+    assert len(losses) == 5 and built.training, "expected a loss a step, and training mode"
+    expected = [f"step {n} of 5: loss {sum(losses[max(0, n - 2) : n]) / 2:.3f}" for n in (2, 4, 5)]
+    assert lines == expected, f"expected {expected}, found {lines}"
+
+
+class _Slope(nn.Module):
+    """Its loss has the slope 3 in its one weight, whatever the tokens, which it notes."""
+
+    block_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.texts = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
+
+    def loss(self, tokens):
+        self.texts += tokens.tolist()
+        return 3 * self.weight.sum()
+
+
+def test_windows_of_a_text_are_all_drawn():
+    """A text as long as one window trains on it; of one token more, both windows are drawn.
+
+    Convention: windows of block_size + 1 tokens start anywhere, the last as well as the first; 32 of them a step.
+    """
+    for n, expected in ((5, {(0, 1, 2, 3, 4)}), (6, {(0, 1, 2, 3, 4), (1, 2, 3, 4, 5)})):
+        seen = _Slope()
+        train(
+            seen,
+            torch.arange(n),
+            torch.optim.SGD(seen.parameters(), lr=0.1),
+            3,
+            generator=torch.Generator(),
+            report=None,
+        )
+        assert {tuple(t) for t in seen.texts} == expected, f"expected {expected}, found {set(map(tuple, seen.texts))}"
+        assert len(seen.texts) == 3 * 32, f"expected batches of 32, found {len(seen.texts) / 3}"
+
+
+def test_training_has_its_defaults(capsys):
+    """A warm-up of 20 steps, gradients of at most 1, a printed line every 100 steps.
+
+    Source: Brown et al. 2020, arXiv:2005.14165, appendix B, for the norm of 1.
+    Convention: 20 steps of warm-up suit runs of a few hundred steps.
+    """
+    slope = _Slope()
+    optimizer = _Recorder(slope.parameters(), lr=0.5)
+    train(slope, torch.arange(9), optimizer, 101, batch_size=1)
+    rates = torch.tensor([rate for rate, _ in optimizer.seen[:21]], dtype=torch.float64)
+    laws.assert_close(rates, torch.tensor([*(0.5 * (n + 1) / 20 for n in range(20)), 0.5], dtype=torch.float64))
+    norms = torch.tensor([norm for _, norm in optimizer.seen], dtype=torch.float64)
+    laws.assert_close(norms, torch.ones(101, dtype=torch.float64), rtol=1e-6, because="torch adds 1e-6 to the norm")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 100 of 101", "step 101 of 101"], f"found {lines}"
+
+
+def test_matrices_decay_and_vectors_do_not():
+    """Every parameter is in one of two groups: tables and matrices with the decay, biases and norms with none.
+
+    Source: Loshchilov & Hutter 2017, arXiv:1711.05101.  Convention: by dimensions; by name minGPT forgot some (#16).
+    """
+    built = model()
+    built.wpe.weight.requires_grad_(False)
+    decayed, others = decay_groups(built, 0.3)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    names = {id(p): n for n, p in built.named_parameters()}
+    expected = {
+        n
+        for n, p in built.named_parameters()
+        if n != "wpe.weight" and ("linear" in n or "proj" in n or "wte" in n) and "bias" not in n
+    }
+    assert {names[id(p)] for p in decayed["params"]} == expected, f"found {[names[id(p)] for p in decayed['params']]}"
+    assert len(decayed["params"]) + len(others["params"]) == len(names) - 1, "expected every parameter once"
