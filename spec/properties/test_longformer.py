@@ -207,7 +207,7 @@ def test_scores_read_the_words_table():
 def test_training_starts_as_a_guess(seed):
     """Before training every symbol is about as likely: the loss is ln V ± 0.1; tables start with deviation 0.02.
 
-    Measured: GUESS; 3 seeds.
+    Measured: up to 0.01 off right, more than 0.5 off with tables of deviation 1; 3 seeds.
 
     Source: Devlin et al. 2019, the authors' code: initializer_range 0.02.
     """
