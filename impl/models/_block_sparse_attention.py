@@ -34,7 +34,9 @@ class BlockSparseAttention(nn.Module):
         bias: do the four linear maps add a bias?
 
     Attributes:
-        draws: integers (num_heads, max_blocks, num_random_blocks) from which the random blocks follow, a buffer.
+        draws: integers (num_heads, max_blocks, num_random_blocks), a buffer. Each takes one of the blocks that are
+            neither global, nor in the window, nor taken: of c in their order, that of number draw modulo c.
+        q_proj, k_proj, v_proj, out_proj: the linear maps.
 
     Raises:
         ValueError: sizes below 1 (g and r: below 0) or that do not divide, an even window, `dropout` outside [0, 1);

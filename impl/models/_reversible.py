@@ -54,6 +54,9 @@ class ReversibleSequence(nn.Module):
     Args:
         blocks: of which the outputs of one are the inputs of the next.
 
+    Attributes:
+        blocks: the same, a `ModuleList`.
+
     Raises:
         ValueError: no blocks.
 

@@ -38,6 +38,11 @@ class BigBird(nn.Module):
         dropout: probability of all dropouts: of attention weights, of each branch's output, of the embeddings.
         padding_idx: the symbol that fills up shorter texts.
 
+    Attributes:
+        words, positions, types: tables, `Embedding`; norm: the embeddings' `LayerNorm`.
+        layers: `TransformerEncoderBlock`s; `self_attn` is `BlockSparseAttention`, `feed_forward` a `FeedForward`.
+        head: `dense`, `norm` and `bias` of the scores, which read the table of words.
+
     Raises:
         ValueError: sizes that do not fit; tokens or types of other shapes or dtypes; a text longer than `max_len`.
 

@@ -41,6 +41,11 @@ class Longformer(nn.Module):
         dropout: probability of all dropouts: of attention weights, of each branch's output, of the embeddings.
         padding_idx: the symbol that fills up shorter texts.
 
+    Attributes:
+        words, positions, types: tables, `Embedding`; norm: the embeddings' `LayerNorm`.
+        layers: `TransformerEncoderBlock`s; `self_attn` is `SlidingWindowAttention`, `feed_forward` a `FeedForward`.
+        head: `dense`, `norm` and `bias` of the scores, which read the table of words.
+
     Raises:
         ValueError: sizes that do not fit; as many windows or dilations as layers are not; tokens or types of other
             shapes, a text longer than `max_len`.

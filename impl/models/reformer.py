@@ -41,6 +41,11 @@ class Reformer(nn.Module):
         dropout: probability of all dropouts: of attention weights, of each branch's output, of words and of the
             output before the scores.
 
+    Attributes:
+        words, positions: tables, `Embedding`; norm, head: `LayerNorm` and `Linear` of both halves together.
+        layers: a `ReversibleSequence` whose blocks have a `norm` and a `part` in each of their branches f and g: an
+            `LSHAttention` in f, a `FeedForward` in g.
+
     Raises:
         ValueError: sizes that do not fit; tokens of another shape or a text longer than `max_len`.
 

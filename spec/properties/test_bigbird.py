@@ -33,29 +33,27 @@ def attention(block=3, random=2, window=3, number_of_global=2, seed=0, **options
     return ready(BlockSparseAttention(6, 2, block, random, window, number_of_global, max_blocks=24, **options), seed)
 
 
-def shares(module, blocks):
+def shares(module, blocks, random=2, window=3, number_of_global=2):
     """What share of its attention a block gives to each block when all keys fit alike: (heads, blocks, blocks).
 
-    Queries of zero weigh all tokens that are read alike, and a token's value says in which block it stands.
+    A twin with the same draws and blocks of one token: queries of zero weigh all that is read alike, and a token's
+    value says in which block it stands.
     """
-    heads, size = len(module.draws), module.block_size
-    twin = BlockSparseAttention(
-        heads * blocks, heads, size, module.draws.shape[2], 2 * module.reach + 1, module.num_global_blocks, blocks
-    ).double()
+    heads = len(module.draws)
+    twin = BlockSparseAttention(heads * blocks, heads, 1, random, window, number_of_global, blocks).double()
     for parameter in twin.parameters():
         nn.init.zeros_(parameter)
-    marks = torch.eye(blocks, dtype=torch.float64).repeat_interleave(size, 0)
     for head in range(heads):
         twin.v_proj.weight.data[head * blocks : (head + 1) * blocks, :blocks] = torch.eye(blocks)
     nn.init.eye_(twin.out_proj.weight)
     twin.draws.copy_(module.draws[:, :blocks])
-    x = torch.cat([marks, torch.zeros(len(marks), (heads - 1) * blocks, dtype=torch.float64)], 1)
-    return twin(x[None])[0, ::size].unflatten(1, (heads, blocks)).transpose(0, 1)
+    x = torch.eye(blocks, heads * blocks, dtype=torch.float64)
+    return twin(x[None])[0].unflatten(1, (heads, blocks)).transpose(0, 1)
 
 
-def dense(module, x, read, present):
+def dense(module, x, read, present, size=3):
     """Attention of every pair of tokens, where block i reads block j if read[h, i, j], to what is no padding."""
-    heads, n, size = len(read), x.shape[1], module.block_size
+    heads, n = len(read), x.shape[1]
     allowed = read.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :n, :n] & present[:, None, None]
     query, key, value = (
         getattr(module, f"{name}_proj")(x).unflatten(-1, (heads, -1)).transpose(1, 2) for name in "qkv"
@@ -85,15 +83,15 @@ class _As(nn.Module):
     reach=sizes(0, 2),
     number_of_global=sizes(0, 4),
     seed=seeds(),
-    size=sizes(1, 3),
 )
-def test_blocks_read_global_window_and_random_blocks_once(blocks, random, reach, number_of_global, seed, size):
+def test_blocks_read_global_window_and_random_blocks_once(blocks, random, reach, number_of_global, seed):
     """N(i) = global ∪ window ∪ r others, each block once; global ones read all; r is less only if no more are left.
 
     Source: Zaheer et al. 2020, §2 and fig. 1.
     Convention: the first ⌈g/2⌉ and last ⌊g/2⌋ blocks are global; the window counts the block itself.
     """
-    found = shares(attention(size, random, 2 * reach + 1, number_of_global, seed), blocks)
+    settings = random, 2 * reach + 1, number_of_global
+    found = shares(attention(1, *settings, seed), blocks, *settings)
     read = found > 0
     laws.assert_close(found, read / read.sum(-1, keepdim=True).double(), what="shares, all alike")
     place = torch.arange(blocks)
@@ -111,7 +109,7 @@ def test_an_inner_block_reads_as_many_blocks_as_its_settings_add_up():
     Source: Zaheer et al. 2020, §2: g, w and r; appendix D.
     """
     for blocks in (11, 16):
-        read = shares(attention(2, 3, 5, 3), blocks) > 0
+        read = shares(attention(2, 3, 5, 3), blocks, 3, 5, 3) > 0
         assert (read[:, 4:-4].sum(-1) == 3 + 5 + 3).all(), f"expected 11, found {read[:, 4:-4].sum(-1).tolist()}"
 
 
@@ -139,7 +137,7 @@ def test_heads_layers_and_modules_draw_their_own():
 
     Source: Zaheer et al. 2020, §2; in the authors' code each layer has a seed and each head a draw.
     """
-    first, again, other = (shares(attention(random=1, seed=s), 20) for s in (0, 0, 1))
+    first, again, other = (shares(attention(random=1, seed=s), 20, random=1) for s in (0, 0, 1))
     laws.assert_same(again, first)
     laws.assert_differs(other, first, by=0.01)
     laws.assert_differs(first[0], first[1], by=0.01)
@@ -174,7 +172,7 @@ def test_random_blocks_make_every_pair_near():
 
     def paths(blocks, random):
         laws.reseed(0)
-        graph = shares(BlockSparseAttention(1, 1, 1, random, 5, 0, max_blocks=blocks), blocks)[0] > 0
+        graph = shares(BlockSparseAttention(1, 1, 1, random, 5, 0, max_blocks=blocks), blocks, random, 5, 0)[0] > 0
         reached, total = torch.eye(blocks, dtype=torch.bool), 0
         while not reached.all():
             total += (~reached).sum().item()
@@ -204,11 +202,12 @@ def test_it_is_dense_attention_with_a_mask(n, size, random, reach, number_of_glo
     """
     blocks = -(-n // size)
     n = n if blocks <= 24 else 24 * size
-    module = attention(size, random, 2 * reach + 1, number_of_global, seed)
-    x, read = normal(2, n, 6, seed=seed), shares(module, -(-n // size)) > 0
-    laws.assert_close(module(x), dense(module, x, read, torch.ones(2, n, dtype=torch.bool)))
+    settings = random, 2 * reach + 1, number_of_global
+    module = attention(size, *settings, seed)
+    x, read = normal(2, n, 6, seed=seed), shares(module, -(-n // size), *settings) > 0
+    laws.assert_close(module(x), dense(module, x, read, torch.ones(2, n, dtype=torch.bool), size))
     mask = torch.arange(n) < torch.tensor(lengths)[:, None]
-    laws.assert_close(module(x, mask), dense(module, x, read, mask), what="with padding")
+    laws.assert_close(module(x, mask), dense(module, x, read, mask, size), what="with padding")
 
 
 @pytest.mark.parametrize(("n", "options"), [(35, {}), (20, {"random": 0, "number_of_global": 3})])
@@ -218,7 +217,7 @@ def test_gradients_are_those_of_dense_attention(n, options):
     Source: Zaheer et al. 2020, eq. 1; 35 and 20 tokens are no multiple of the block, 3.
     """
     module, mask = attention(**options), torch.arange(n) < torch.tensor([[n], [n - 4]])
-    read = shares(module, -(-n // 3)) > 0
+    read = shares(module, -(-n // 3), **options) > 0
     laws.gradients_match(
         _As(module, lambda x: module(x, mask)), _As(module, lambda x: dense(module, x, read, mask)), normal(2, n, 6)
     )
@@ -229,7 +228,8 @@ def test_second_derivatives():
 
     Source: the definition of the derivative.
     """
-    laws.gradient_correct(attention(1, 1, 1, 1), normal(1, 4, 6), second_order=True)
+    module = ready(BlockSparseAttention(2, 1, 1, 1, 1, 1, max_blocks=4, bias=False))
+    laws.gradient_correct(module, normal(1, 4, 2), second_order=True)
 
 
 @pytest.mark.parametrize("options", [{"number_of_global": 8}, {"window": 15, "number_of_global": 0}, {"random": 5}])
@@ -416,7 +416,7 @@ def test_scores_read_the_words_table():
 def test_training_starts_as_a_guess(seed):
     """Before training every symbol is about as likely: the loss is ln V ± 0.1; tables start with deviation 0.02.
 
-    Measured: 0.000 to 0.003 off, 0.5 and more with tables of deviation 1; 3 seeds.
+    Measured: up to 0.03 off right, 9.3 and more off with tables of deviation 1; 3 seeds.
 
     Source: Devlin et al. 2019, the authors' code: initializer_range 0.02.
     """
