@@ -36,7 +36,7 @@ def test_more_rounds_come_closer_to_full_attention():
         assert found[-1] < 0.1 * found[0], f"expected less than a tenth of the first, found {found}"
 
 
-def loss_of_next_character(seed, steps=60):
+def loss_of_next_character(seed, steps=40):
     """Mean loss on held-out text of a causal model of 2 layers with dropout, and that of single characters' counts."""
     text = manual_text().lower()
     symbols = sorted(set(text), key=text.count, reverse=True)[:32]
@@ -45,10 +45,10 @@ def loss_of_next_character(seed, steps=60):
     train, unseen = ids[:-15_000], ids[-15_000:]
     torch.manual_seed(seed)
     sizes = {"embed_dim": 48, "num_heads": 2, "num_layers": 2, "dim_feedforward": 96, "max_len": 64}
-    model = Reformer(33, **sizes, num_buckets=4, chunk_length=16, num_hashes=2, dropout=0.05)
+    model = Reformer(33, **sizes, num_buckets=4, chunk_length=16, num_hashes=1, dropout=0.05)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(steps):
-        starts = torch.randint(len(train) - 65, (8, 1))
+        starts = torch.randint(len(train) - 65, (16, 1))
         rows = train[starts + torch.arange(65)]
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
@@ -67,7 +67,7 @@ def test_it_learns_to_spell():
     """A reversible model with dropout learns from the manual's text what the next character is.
 
     Source: Kitaev et al. 2020, §5: reversible layers learn as well as ordinary ones, on enwik8.
-    Measured: 2.76 to 2.79 right, 3.10 by counts of characters alone, about 3.65 before training; 3 seeds.
+    Measured: 2.74 to 2.78 right, 3.10 by counts of characters alone, about 3.65 before training; 3 seeds.
     """
     found, counts = loss_of_next_character(0)
     assert found < counts - 0.2, f"expected less than {counts - 0.2:.3f}, found {found:.3f}"
