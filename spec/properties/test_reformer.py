@@ -292,13 +292,15 @@ def test_hashing_costs_in_proportion_to_the_length():
         return cost.flops(module, x), cost.peak_bytes(module, x)
 
     found = [run(n, 2) for n in (128, 256, 512)]
-    # Three projections; for each round a rotation and two products with the tokens of two chunks.
-    each = 2 * 8 * (3 * 8 + 2 * (4 + 2 * 2 * 16))
-    assert found[1][0] - found[0][0] == 128 * each, f"expected {128 * each} for 128 tokens, found {found}"
-    assert found[2][0] - found[1][0] == 256 * each, f"expected {256 * each} for 256 tokens, found {found}"
+    # Three projections; for each round a rotation, of R or of [R; −R], and two products with the tokens of two chunks.
+    least, most = (2 * 8 * (3 * 8 + 2 * (rotation + 2 * 2 * 16)) for rotation in (4, 8))
+    steps = found[1][0] - found[0][0], found[2][0] - found[1][0]
+    assert 128 * least <= steps[0] <= 128 * most, f"expected {128 * least} for 128 tokens, found {found}"
+    assert steps[1] == 2 * steps[0], f"expected operations linear in the length, found {found}"
     growth = (found[2][1] - found[1][1]) / (found[1][1] - found[0][1])
     assert 1.95 < growth < 2.05, f"expected peak memory linear in the length, found {found}"
-    assert run(256, 3)[0] - run(256, 2)[0] == 256 * 2 * 8 * (4 + 2 * 2 * 16), "expected operations linear in the rounds"
+    more = run(256, 3)[0] - run(256, 2)[0]
+    assert 256 * 2 * 8 * (4 + 2 * 2 * 16) <= more <= 256 * 2 * 8 * (8 + 2 * 2 * 16), f"found {more} for a round more"
 
 
 def test_dropout_is_of_weights_and_in_training_only():
