@@ -82,9 +82,15 @@ def test_windows_and_dilations_stand_in_the_order_of_the_layers():
 
     Source: Beltagy et al. 2020, §3.2: small windows in lower layers.
     """
-    shown = [repr(layer.self_attn) for layer in model(window=(4, 2, 6), dilation=[3, 1, 2], num_layers=3).layers]
-    for text_of, (window, dilation) in zip(shown, ((4, 3), (2, 1), (6, 2))):
-        assert f"window={window}, dilation={dilation}" in text_of, f"expected {window} and {dilation}, found {text_of}"
+    gap = torch.arange(19)[:, None] - torch.arange(19)
+    net = model(window=(4, 2, 6), dilation=[3, 1, 2], num_layers=3)
+    for layer, (window, dilation) in zip(net.layers, ((4, 3), (2, 1), (6, 2)), strict=True):
+        moved = laws.jacobian(lambda x, layer=layer: layer.self_attn(x[None])[0].sum(-1), normal(19, 6))
+        expected = (gap.abs() <= dilation * window // 2) & (gap % dilation == 0)
+        found = moved.abs().sum(-1) > 0
+        assert torch.equal(found, expected), (
+            f"expected a window of {window} in steps of {dilation}, found {found.int()}"
+        )
 
 
 def test_global_tokens_connect_every_pair_in_two_layers():
