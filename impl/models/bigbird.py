@@ -5,7 +5,8 @@ Zaheer et al. 2020, arXiv:2007.14062.
     x⁰ = LN(words + positions + types),    x ← LN(x + Attn(x)),    x ← LN(x + FFN(x)),    for each of L layers
 
 with Attn the block-sparse attention of §2: global, window and random blocks (`BlockSparseAttention`). Trained as a
-masked language model (§4): a token that is hidden is to be told from its context.
+masked language model (§4): a token that is hidden is to be told from its context, by E LN(GELU(W x + b)) + c, where E
+is the table of words.
 
 Convention: BigBird-ITC as the authors released it: BERT's post-norm layers, GELU by tanh, ε = 1e-12, dropout before
 the embeddings' norm. A symbol `padding_idx` fills up shorter texts; no token reads it.

@@ -5,7 +5,8 @@ Beltagy, Peters & Cohan 2020, arXiv:2004.05150.
     x⁰ = LN(words + positions + types),    x ← LN(x + Attn(x)),    x ← LN(x + FFN(x)),    for each of L layers
 
 with Attn the sliding-window attention of §3.1 (`SlidingWindowAttention`), whose window and dilation may differ from
-layer to layer (§3.2). Trained as a masked language model from RoBERTa's weights (§5).
+layer to layer (§3.2). Trained as a masked language model from RoBERTa's weights (§5): scores of a hidden token are
+E LN(GELU(W x + b)) + c, where E is the table of words.
 
 Convention: RoBERTa's post-norm layers, exact GELU, ε = 1e-5, dropout behind the embeddings' norm. Positions are counted
 over tokens alone and start at padding_idx + 1, so that the table has max_len + padding_idx + 1 rows, 4098 for 4096
