@@ -74,7 +74,8 @@ class SlidingWindowAttention(nn.Module):
         """Each token's new features.
 
         Args:
-            global_positions: where each sample's global tokens stand, all different; −1 fills up shorter rows.
+            global_positions: where each sample's global tokens stand; −1 fills up shorter rows, and what is given
+                twice counts once.
             key_mask: True at tokens, False at padding, which no token reads.
         """
         check_tokens("input", input, self.embed_dim)
@@ -93,7 +94,8 @@ class SlidingWindowAttention(nn.Module):
         if global_positions.dim() != 2 or len(global_positions) != b or global_positions.dtype != torch.int64:
             found = f"{tuple(global_positions.shape)} of {global_positions.dtype}"
             raise ValueError(f"expected global_positions ({b}, g) of torch.int64, got {found}")
-        exists = global_positions >= 0
+        again = (global_positions[:, :, None] == global_positions[:, None]).tril(-1).any(2)
+        exists = (global_positions >= 0) & ~again
         place = torch.where(exists, global_positions, n)  # one place too many, for what fills up rows
         is_global = present.new_zeros(b, n + 1).scatter(1, place, True)[:, :n]
         index = global_positions.clamp(min=0)

@@ -280,6 +280,16 @@ def test_the_order_of_global_positions_is_no_information(seed):
     laws.assert_differs(found, none, by=1e-3, what="output with global tokens")
 
 
+def test_a_global_position_given_twice_counts_once():
+    """A position that a row repeats is read once, and its gradients are those of a row without the repetition.
+
+    Source: Beltagy et al. 2020, §3.1: a set of pre-selected locations.
+    """
+    module, x = ready(SlidingWindowAttention(6, 2, 2)), normal(2, 9, 6)
+    once, twice = torch.tensor([[7, 0, -1, -1], [-1, 8, 0, -1]]), torch.tensor([[7, 0, 7, 7], [-1, 8, 0, 8]])
+    laws.gradients_match(_As(module, lambda x: module(x, twice)), _As(module, lambda x: module(x, once)), x)
+
+
 # ---------------------------------------------------------------------------------------------- cost and the rest
 
 

@@ -26,7 +26,10 @@ class SlidingWindowAttention(nn.Module):
         place = place.clamp(0, n - 1)
         local = there
         if global_positions is not None:
-            exists = global_positions >= 0
+            same = global_positions[:, :, None] == global_positions[:, None]
+            exists = (global_positions >= 0) & (
+                same.int().argmax(-1) == torch.arange(same.shape[1], device=input.device)
+            )
             index = global_positions.clamp(min=0)
             marked = torch.zeros(b, n, device=input.device).scatter_add(1, index, exists.float()) > 0
             local = there & ~marked

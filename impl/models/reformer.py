@@ -1,0 +1,122 @@
+"""Reformer: a language model for long texts, by hashed attention and reversible layers.
+
+Kitaev, Kaiser & Levskaya 2020, arXiv:2001.04451.
+
+    x₁ = x₂ = words + positions,    y₁ = x₁ + Attn(LN(x₂)),    y₂ = x₂ + FFN(LN(y₁)),    for each of L layers
+
+Attention costs O(n log n) in place of O(n²), by hashing (`LSHAttention`); activations cost O(n) in place of O(n·L), as
+layers are reversible (`ReversibleSequence`); and those inside of the feed-forward network are made for a chunk of the
+tokens at a time (§3, Chunking).
+
+Convention: norms stand inside of the residual branches, as the paper says; the scores are read from both halves,
+LN([y₁, y₂]), as in the authors' code; positions are learned, one for each place.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..layers.dropout import Dropout
+from ..layers.embedding import Embedding
+from ..layers.linear import Linear
+from ..layers.normalization import LayerNorm
+from ..layers.transformer import FeedForward
+from ._lsh_attention import LSHAttention, lsh_buckets
+from ._reversible import ReversibleBlock, ReversibleSequence
+
+__all__ = ["LSHAttention", "Reformer", "ReversibleBlock", "ReversibleSequence", "lsh_buckets"]
+
+
+class Reformer(nn.Module):
+    """Language model of long texts. The default sizes are those of the paper's comparisons (§5).
+
+    Args:
+        vocab_size: how many symbols there are.
+        embed_dim: width of the tokens in each of both halves.
+        num_heads, num_buckets, chunk_length, num_hashes, is_causal: see `LSHAttention`.
+        num_layers: L.
+        dim_feedforward: width of the feed-forward networks.
+        max_len: the longest text, in tokens.
+        feed_forward_chunk: how many tokens go through a feed-forward network at a time; default all.
+        dropout: probability of all dropouts: of attention weights, of each branch's output, of words and of the
+            output before the scores.
+
+    Attributes:
+        words, positions: tables, `Embedding`; norm, head: `LayerNorm` and `Linear` of both halves together.
+        layers: a `ReversibleSequence` whose blocks have a `norm` and a `part` in each of their branches f and g: an
+            `LSHAttention` in f, a `FeedForward` in g.
+
+    Raises:
+        ValueError: sizes that do not fit; tokens of another shape or a text longer than `max_len`.
+
+    Source: Kitaev, Kaiser & Levskaya 2020, arXiv:2001.04451, §2, §3 and §5.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int = 1024,
+        num_heads: int = 8,
+        num_layers: int = 3,
+        dim_feedforward: int = 4096,
+        max_len: int = 4096,
+        num_buckets: int = 128,
+        chunk_length: int = 64,
+        num_hashes: int = 4,
+        is_causal: bool = True,
+        feed_forward_chunk: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"expected num_layers >= 1, got {num_layers}")
+        if feed_forward_chunk is not None and feed_forward_chunk < 1:
+            raise ValueError(f"expected feed_forward_chunk >= 1, got {feed_forward_chunk}")
+        self.max_len = max_len
+        self.words, self.positions = Embedding(vocab_size, embed_dim), Embedding(max_len, embed_dim)
+        hashing = num_buckets, chunk_length, num_hashes, is_causal, dropout
+        self.layers = ReversibleSequence(
+            *(
+                ReversibleBlock(
+                    _Branch(embed_dim, LSHAttention(embed_dim, num_heads, *hashing), dropout),
+                    _Branch(embed_dim, FeedForward(embed_dim, dim_feedforward), dropout, feed_forward_chunk),
+                )
+                for _ in range(num_layers)
+            )
+        )
+        self.dropout, self.norm = Dropout(dropout), LayerNorm(2 * embed_dim)
+        self.head = Linear(2 * embed_dim, vocab_size, bias=False)
+
+    def forward(
+        self, tokens: Int[Tensor, "b n"], key_mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n v"]:
+        """Scores (logits) of every symbol at every place: of the next one, if causal.
+
+        Args:
+            tokens: numbers of symbols.
+            key_mask: True at tokens, False at padding, which no token reads.
+        """
+        return self.head(self.encode(tokens, key_mask))
+
+    def encode(
+        self, tokens: Int[Tensor, "b n"], key_mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b n two_d"]:
+        """Features of every token, both halves side by side, after the last norm."""
+        if tokens.dim() != 2 or tokens.shape[1] > self.max_len:
+            raise ValueError(f"expected tokens (batch, at most {self.max_len}), got {tuple(tokens.shape)}")
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.dropout(self.words(tokens)) + self.positions(place)
+        return self.dropout(self.norm(torch.cat(self.layers(x, x, key_mask), -1)))
+
+
+class _Branch(nn.Module):
+    """dropout(part(LN(x))), for a chunk of the tokens at a time if `chunk` says so."""
+
+    def __init__(self, embed_dim, part, dropout, chunk=None):
+        super().__init__()
+        self.norm, self.part, self.dropout, self.chunk = LayerNorm(embed_dim), part, Dropout(dropout), chunk
+
+    def forward(self, x, *context):
+        if self.chunk is None:
+            return self.dropout(self.part(self.norm(x), *context))
+        return torch.cat([self.dropout(self.part(self.norm(some))) for some in x.split(self.chunk, 1)], 1)

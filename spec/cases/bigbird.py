@@ -1,0 +1,89 @@
+"""Cases of BigBird and its block-sparse attention."""
+
+import torch
+
+from impl.models.bigbird import BigBird, BlockSparseAttention
+from spec.cases import Bad, Case
+
+# A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
+UNSEEN = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
+SPARSE = BlockSparseAttention
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+def _sparse(*shape, mask=None):
+    return lambda: SPARSE(12, 3, 2, max_blocks=4)(torch.ones(shape), mask)
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    settings = {"vocab_size": 7, "embed_dim": 4, "num_heads": 2, "num_layers": 1, "dim_feedforward": 6, "max_len": 12}
+    return BigBird(**settings | {"block_size": 2, "num_random_blocks": 1, "padding_idx": 5} | options)
+
+
+ATTENTION_BAD = {
+    "a width of 0": _rejects(lambda: SPARSE(0, 3), "embed_dim", "0"),
+    "no heads": _rejects(lambda: SPARSE(12, 0), "num_heads", "0"),
+    "heads that do not divide": _rejects(lambda: SPARSE(12, 5), "12", "5"),
+    "empty blocks": _rejects(lambda: SPARSE(12, 3, 0), "block_size", "0"),
+    "fewer than no random blocks": _rejects(lambda: SPARSE(12, 3, 4, -1), "num_random_blocks", "-1"),
+    "no window": _rejects(lambda: SPARSE(12, 3, 4, 1, -1), "num_window_blocks", "-1"),
+    "an even window": _rejects(lambda: SPARSE(12, 3, 4, 1, 4), "odd", "4"),
+    "fewer than no global blocks": _rejects(lambda: SPARSE(12, 3, 4, 1, 3, -2), "num_global_blocks", "-2"),
+    "no blocks": _rejects(lambda: SPARSE(12, 3, 4, max_blocks=0), "max_blocks", "0"),
+    "dropout of everything": _rejects(lambda: SPARSE(12, 3, dropout=1.0), "1.0"),
+    "input of another width": _rejects(_sparse(2, 7, 11), "12", "(2, 7, 11)"),
+    "input of two dimensions": _rejects(_sparse(7, 12), "(7, 12)"),
+    "more blocks than foreseen": _rejects(_sparse(2, 9, 12), "4", "9"),
+    "a mask of another length": _rejects(
+        _sparse(2, 7, 12, mask=torch.ones(2, 6, dtype=torch.bool)), "(2, 7)", "(2, 6)"
+    ),
+    "a mask of numbers": _rejects(_sparse(2, 7, 12, mask=torch.ones(2, 7)), "float32"),
+}
+
+MODEL_BAD = {
+    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
+    "no symbols": _rejects(lambda: _model(vocab_size=0), "num_embeddings", "0"),
+    "padding that is no symbol": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
+    "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
+    "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
+    "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "12", "(2, 13)"),
+    "tokens without a batch": _rejects(lambda: _model()(torch.ones(5, dtype=torch.int64)), "(5,)"),
+    "types of another length": _rejects(
+        lambda: _model()(torch.ones(2, 5, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.int64)), "(2, 5)", "(2, 4)"
+    ),
+}
+
+CASES = [
+    Case(
+        item="bigbird",
+        name="BlockSparseAttention, no bias",
+        build=lambda: SPARSE(6, 3, 2, 1, 1, 1, max_blocks=5, bias=False),
+        inputs=lambda: (torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)),),
+        bad=ATTENTION_BAD,
+    ),
+    Case(
+        item="bigbird",
+        name="BlockSparseAttention, padded, dropout",
+        build=lambda: SPARSE(6, 2, 3, 1, 3, 0, max_blocks=6, dropout=0.3),
+        inputs=lambda: (
+            torch.randn(3, 14, 6, generator=torch.Generator().manual_seed(0)),
+            torch.arange(14) < torch.tensor([[14], [9], [12]]),
+        ),
+        exempt=UNSEEN,
+    ),
+    Case(
+        item="bigbird",
+        name="BigBird, two types",
+        build=_model,
+        inputs=lambda: (
+            torch.tensor([[0, 3, 6, 1, 2, 4, 6, 3, 0], [2, 6, 1, 0, 3, 3, 4, 6, 1]]),
+            torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 0, 1, 1, 1, 0, 0]]),
+        ),
+        bad=MODEL_BAD,
+        exempt=UNSEEN | {"gradient_correct": "the golden specs compare every parameter's gradient"},
+    ),
+]

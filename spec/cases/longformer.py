@@ -1,0 +1,55 @@
+"""Cases of Longformer."""
+
+import torch
+
+from impl.models.longformer import Longformer
+from spec.cases import Bad, Case
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    settings = {"embed_dim": 4, "num_heads": 2, "window": 2, "dilation": 2, "num_layers": 1, "dim_feedforward": 3}
+    return Longformer(7, **settings | {"max_len": 8, "num_types": 2, "padding_idx": 5} | options)
+
+
+def _tokens(*shape):
+    return torch.ones(shape, dtype=torch.int64)
+
+
+BAD = {
+    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
+    "no symbols": _rejects(lambda: Longformer(0), "num_embeddings", "0"),
+    "padding that is no symbol": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
+    "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
+    "an odd window": _rejects(lambda: _model(window=3), "even", "3"),
+    "a window too many": _rejects(lambda: _model(window=(2, 4)), "window", "(2, 4)"),
+    "a dilation too few": _rejects(lambda: _model(num_layers=3, dilation=[1, 2]), "dilation", "[1, 2]"),
+    "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
+    "too long a text": _rejects(lambda: _model()(_tokens(2, 9)), "8", "(2, 9)"),
+    "tokens without a batch": _rejects(lambda: _model()(_tokens(5)), "(5,)"),
+    "types of another length": _rejects(lambda: _model()(_tokens(2, 5), None, _tokens(2, 4)), "(2, 5)", "(2, 4)"),
+    "global positions of another batch": _rejects(lambda: _model()(_tokens(2, 5), _tokens(3, 1)), "(3, 1)"),
+}
+
+CASES = [
+    Case(
+        item="longformer",
+        name="Longformer, global tokens, two types",
+        build=_model,
+        inputs=lambda: (
+            torch.tensor([[0, 3, 6, 1, 2, 4], [2, 6, 1, 0, 3, 3]]),
+            torch.tensor([[0, 3], [4, -1]]),
+            torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 1, 1]]),
+        ),
+        bad=BAD,
+        exempt={
+            # A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
+            "every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)",
+            "gradient_correct": "the golden specs compare every parameter's gradient",
+        },
+    ),
+]

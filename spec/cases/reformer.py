@@ -1,0 +1,100 @@
+"""Cases of Reformer, its attention by hashing and its reversible layers."""
+
+import torch
+from torch import nn
+
+from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence
+from spec.cases import Bad, Case
+
+LSH = LSHAttention
+# A bucket is a step function: whoever stands at an edge moves to another when numbers are rounded.
+EDGES = {
+    "keeps_dtype": "rounding to bfloat16 moves vectors to other buckets; float32 and float64 have specs of their own"
+}
+
+
+def _rejects(call, *mentions):
+    return Bad(call=call, mentions=mentions)
+
+
+def _attention(*shape, mask=None):
+    return lambda: LSH(12, 3, 4, 5)(torch.ones(shape), mask)
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 4, "num_heads": 2, "num_layers": 1, "dim_feedforward": 3, "max_len": 9}
+    return Reformer(5, **sizes | {"num_buckets": 2, "chunk_length": 4, "num_hashes": 2} | options)
+
+
+def _block(seed):
+    torch.manual_seed(seed)
+    return ReversibleBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Sequential(nn.Linear(3, 3), nn.Tanh()))
+
+
+def _normal(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+ATTENTION_BAD = {
+    "a width of 0": _rejects(lambda: LSH(0, 3, 4, 5), "embed_dim", "0"),
+    "heads that do not divide": _rejects(lambda: LSH(12, 5, 4, 5), "12", "5"),
+    "no buckets": _rejects(lambda: LSH(12, 3, 0, 5), "num_buckets", "0"),
+    "an odd number of buckets": _rejects(lambda: LSH(12, 3, 3, 5), "even", "3"),
+    "empty chunks": _rejects(lambda: LSH(12, 3, 4, 0), "chunk_length", "0"),
+    "no rounds": _rejects(lambda: LSH(12, 3, 4, 5, 0), "num_hashes", "0"),
+    "dropout of everything": _rejects(lambda: LSH(12, 3, 4, 5, dropout=1.0), "1.0"),
+    "input of another width": _rejects(_attention(2, 7, 11), "12", "(2, 7, 11)"),
+    "input of two dimensions": _rejects(_attention(7, 12), "(7, 12)"),
+    "a mask of another length": _rejects(
+        _attention(2, 7, 12, mask=torch.ones(2, 6, dtype=torch.bool)), "(2, 7)", "(2, 6)"
+    ),
+    "a mask of numbers": _rejects(_attention(2, 7, 12, mask=torch.ones(2, 7)), "float32"),
+}
+
+MODEL_BAD = {
+    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
+    "no symbols": _rejects(lambda: Reformer(0), "num_embeddings", "0"),
+    "chunks of no token": _rejects(lambda: _model(feed_forward_chunk=0), "feed_forward_chunk", "0"),
+    "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
+    "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "9", "(2, 13)"),
+    "tokens without a batch": _rejects(lambda: _model()(torch.ones(5, dtype=torch.int64)), "(5,)"),
+}
+
+CASES = [
+    Case(
+        item="reformer",
+        name="LSHAttention, causal, padded, dropout",
+        build=lambda: LSH(4, 2, 6, 3, 3, is_causal=True, dropout=0.3, bias=True),
+        inputs=lambda: (_normal(2, 7, 4), torch.arange(7) < torch.tensor([[7], [5]])),
+        bad=ATTENTION_BAD,
+        exempt=EDGES,
+    ),
+    Case(
+        item="reformer",
+        name="LSHAttention, one bucket",
+        build=lambda: LSH(6, 3, 1, 2),
+        inputs=lambda: (_normal(2, 5, 6),),
+    ),
+    Case(
+        item="reformer",
+        name="ReversibleSequence",
+        build=lambda: ReversibleSequence(_block(0), _block(1)),
+        inputs=lambda: (_normal(2, 5, 3), _normal(5, 2, 3).transpose(0, 1)),
+        bad={"no blocks": _rejects(lambda: ReversibleSequence(), "none")},
+    ),
+    Case(
+        item="reformer",
+        name="ReversibleBlock",
+        build=lambda: _block(0),
+        inputs=lambda: (_normal(2, 5, 3), _normal(5, 2, 3).transpose(0, 1)),
+    ),
+    Case(
+        item="reformer",
+        name="Reformer, dropout",
+        build=lambda: _model(dropout=0.2, feed_forward_chunk=4),
+        inputs=lambda: (torch.tensor([[0, 3, 4, 1, 2, 4], [2, 4, 1, 0, 3, 3]]),),
+        bad=MODEL_BAD,
+        exempt=EDGES | {"gradient_correct": "the golden specs compare every parameter's gradient"},
+    ),
+]
