@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from impl.layers.attention import MultiHeadAttention
+from impl.layers.convolution import Conv2d
 from impl.layers.embedding import Embedding
 from impl.layers.lora import (
     LoRAConv2d,
@@ -650,18 +651,20 @@ def test_adapters_act_inside_of_torchs_transformer():
 
 
 def test_adapters_act_inside_of_our_layers():
-    """Our layers are adapted like torch's: attention's output map changes, and what is shared stays shared.
+    """Our linear, convolution and embedding layers are adapted like torch's, inside of attention too.
 
     Source: Hu et al. 2021, §4.2: W_o of the self-attention module.
     """
     laws.reseed(0)
-    model = nn.Sequential(Embedding(7, 6), MultiHeadAttention(6, 2)).eval()
+    model = nn.Sequential(Embedding(7, 6), MultiHeadAttention(6, 2), nn.Unflatten(1, (1, 5)), Conv2d(1, 2, 3)).eval()
     before = model(SYMBOLS).detach()
-    inject_lora(model, ["out_proj", "0"], r=2)
+    inject_lora(model, ["out_proj", "0", "3"], r=2)
     laws.assert_close(model(SYMBOLS).detach(), before)
-    model[1].out_proj.lora_B.data.normal_()
-    laws.assert_differs(model(SYMBOLS).detach(), before, by=1e-2)
-    assert type(model[0]) is LoRAEmbedding
+    assert [type(m) for m in (model[0], model[1].out_proj, model[3])] == [LoRAEmbedding, LoRALinear, LoRAConv2d]
+    for layer in (model[0], model[1].out_proj, model[3]):
+        before = model(SYMBOLS).detach()
+        laws.randomise(layer)
+        laws.assert_differs(model(SYMBOLS).detach(), before, by=1e-2)
 
 
 # ---------------------------------------------------------------------------------------------- state
