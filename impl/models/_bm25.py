@@ -1,4 +1,4 @@
-"""BM25: documents ranked by the words that they share with a query, with diminishing returns for repetition and length.
+"""BM25: documents are ranked by the words of the query in them; repetition and length have diminishing effect.
 
 Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", §3.4 and §3.5.
 

@@ -13,8 +13,10 @@ from ._text import Vocabulary, chunk, sentences, words
 from ._train import train_retriever
 
 # Words that make a question and name nothing in it; in a manual they are rare, and would count much.
-ASKING = set(["a", "an", "and", "can", "could", "do", "does", "did", "how", "i", "it", "me", "mean", "my", "of", "should", "that", "the", "this", "to", "was", "were", "what"])
-ASKING |= set(["when", "where", "which", "who", "whom", "whose", "why", "will", "would", "you"])
+ASKING = """
+    a an and can could do does did how i it me mean my of should that the this to was were what when where which who
+    whom whose why will would you
+"""
 SHORTEST = 6  # words of a sentence; what is shorter is a title or a piece of code
 
 
@@ -39,7 +41,7 @@ def manual() -> tuple[list[str], list[list[str]]]:
 
 def question_words(question: str) -> list[str]:
     """What a question asks about; all of its words if nothing would be left."""
-    return [word for word in words(question) if word not in ASKING] or words(question)
+    return [word for word in words(question) if word not in ASKING.split()] or words(question)
 
 
 def ask(question: str, kind: str = "bm25", k: int = 5) -> tuple[str, float, list[tuple[str, float, float, str]]]:

@@ -81,7 +81,7 @@ _BAD_LINEAR = {
     "an infinite alpha": _linear("lora_alpha", "inf", lora_alpha=float("inf")),
     "a negative probability": _linear("-0.5", lora_dropout=-0.5),
     "a probability above 1": _linear("1.5", lora_dropout=1.5),
-    "an input of another width": Bad(call=lambda: LoRALinear(5, 4)(_random(2, 6)), mentions=("5", "6")),
+    "an input of another width": Bad(call=lambda: LoRALinear(5, 4)(_random(2, 3, 6)), mentions=("5", "6")),
 }
 _BAD_CONV = {
     "no channels": _conv("in_channels", "0", in_channels=0),
@@ -92,6 +92,9 @@ _BAD_CONV = {
     "a probability above 1": _conv("1.5", lora_dropout=1.5),
     "an input of other channels": Bad(
         call=lambda: LoRAConv2d(4, 6, 3)(_random(2, 5, 7, 7)), mentions=("(2, 5, 7, 7)",)
+    ),
+    "a margin without an image to mirror": Bad(
+        call=lambda: LoRAConv2d(4, 6, 3, padding=2, padding_mode="reflect")(_random(2, 4, 2, 7)), mentions=("reflect",)
     ),
     "an image without a batch": Bad(call=lambda: LoRAConv2d(4, 6, 3)(_random(4, 7, 7)), mentions=("(4, 7, 7)",)),
 }

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.item("lora")
 
 EACH = pytest.mark.parametrize("kind", ["linear", "conv", "embedding"])
 SYMBOLS = torch.tensor([[0, 5, 2, 3, 3], [6, 2, 2, 1, 4]])
-CONV = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+CONV = {"stride": (3, 1), "padding": (1, 2), "dilation": (2, 1), "groups": 2}
 
 
 def random(*shape, seed: int = 0):
@@ -616,6 +616,8 @@ def test_settings_of_the_layer_are_kept():
     for base, x in (
         (nn.Conv2d(4, 6, (2, 3), **CONV), random(2, 4, 5, 7)),
         (nn.Conv2d(2, 3, (2, 3), **how), random(2, 2, 5, 7)),
+        (nn.Conv2d(2, 3, (5, 3), padding=(3, 2), padding_mode="reflect"), random(2, 2, 4, 5)),
+        (nn.Conv2d(2, 3, (5, 3), padding=(3, 2), padding_mode="replicate"), random(2, 2, 2, 5)),
         (nn.Embedding(7, 4, padding_idx=2), SYMBOLS),
         (nn.Linear(3, 2, bias=False), random(4, 3)),
     ):
@@ -727,6 +729,9 @@ def test_biases_may_be_trained_as_well(bias, also):
     load_lora_state_dict(model, state, bias)
     for name, value in state_of(model).items():
         laws.assert_same(value, before[name] + 1 if name in wanted else before[name], what=name)
+    shared = nn.ModuleList([nn.Linear(3, 2), norm := nn.LayerNorm(2), nn.Sequential(norm)])
+    twice = {"none": set(), "lora_only": {"0.bias"}, "all": {"0.bias", "1.bias", "2.0.bias"}}[bias]
+    assert set(lora_state_dict(inject_lora(shared, "0", r=1), bias)) == {"0.lora_A", "0.lora_B"} | twice
 
 
 @pytest.mark.parametrize("merged", [False, True])
