@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 class DenseIndex(nn.Module):
     """Vectors that are searched by inner product or cosine. They move with the module, and are saved by `save`.
@@ -72,7 +74,7 @@ class DenseIndex(nn.Module):
         """Write `index.json` and the bare numbers, `index.bin`, into a folder, which is made if need be."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        dtype = str(self.vectors.dtype).removeprefix("torch.")
+        dtype = next(name for name, dtype in DTYPES.items() if dtype == self.vectors.dtype)
         head = {"dim": self.dim, "metric": self.metric, "count": len(self), "dtype": dtype}
         (folder / "index.json").write_text(json.dumps(head), encoding="utf-8")
         numbers = folder / "index.bin"
@@ -90,7 +92,7 @@ class DenseIndex(nn.Module):
             ValueError: numbers that are not as many as the head says.
         """
         head = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
-        index, dtype = cls(head["dim"], head["metric"]), getattr(torch, head["dtype"])
+        index, dtype = cls(head["dim"], head["metric"]), DTYPES[head["dtype"]]
         numbers, size = Path(folder) / "index.bin", head["count"] * head["dim"]
         if numbers.stat().st_size != size * dtype.itemsize:
             raise ValueError(f"expected {size * dtype.itemsize} bytes of vectors, got {numbers.stat().st_size}")
@@ -151,7 +153,7 @@ class BagOfWords(nn.Module):
 
     def forward(self, input: Int[Tensor, "texts longest"]) -> Float[Tensor, "texts dim"]:
         is_word = (input != 0).to(self.table.dtype)
-        found = self.table.index_select(0, input.flatten()).view(*input.shape, -1)
+        found = self.table.index_select(0, input.flatten()).view(*input.shape, self.table.shape[1])
         return torch.einsum("tl,tld->td", is_word / is_word.sum(1, keepdim=True).clamp_min(1), found)
 
 
