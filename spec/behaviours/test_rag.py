@@ -122,7 +122,7 @@ def among_the_best_five(steps, seed=0):
 QUESTIONS = {
     "Which method is called to create a new instance of a class?": "called to create a new instance",
     "How are default parameter values evaluated?": "from left to right",
-    "What is the value of the conditional expression if the condition is true?": "is evaluated and its value is returned",
+    "What is the value of the conditional expression if it is true?": "is evaluated and its value is returned",
     "When is the finally clause executed?": '"finally" clause is',
     "What does the pass statement do when it is executed?": "nothing happens",
     "Which operator has the lowest precedence?": "lowest precedence",
@@ -178,8 +178,8 @@ def test_the_retriever_learns_from_answers_alone(marginal):
     """Nobody says which passages are right; −log p(y|x) of a frozen reader moves p_η onto those that hold the answer.
 
     Measured: of p_η on right passages 0.12 to 0.17 before and 0.9975 to 0.9981 after 300 steps (6 seeds); a retriever
-    whose scores are cut from the graph stays where it was. With a reader that learns too it may agree with the retriever
-    on a code of its own, so that is not asked.
+    whose scores are cut from the graph stays where it was. A reader that learns too may agree with the retriever on a
+    code of its own, so that is not asked.
 
     Source: Lewis et al. 2020, §2.4: "without any direct supervision on what document should be retrieved".
     """

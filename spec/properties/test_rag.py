@@ -202,12 +202,14 @@ def test_second_derivatives_of_the_marginals(nll):
     laws.gradient_correct(lambda s, p: nll(s, p, target), scores, log_probs, second_order=True)
 
 
+@pytest.mark.house_rule
 def test_what_runs_is_from_scratch():
     """No operator that runs forward or backward is a fused kernel, and the source names no ready-made loss or layer.
 
     Convention: tensors, autograd, elementary functions and linear algebra are given.
     """
     model = rag()
+    scratch.source_is_from_scratch(type(model).__module__)
     model.generator = Table(random(DOCUMENTS, LENGTH, SYMBOLS).float())
     encoder = BagOfWords(9, 4)
     model.retriever = DenseRetriever(encoder, encoder, 4).index_passages(torch.tensor([[1, 2], [3, 0]]))

@@ -130,7 +130,7 @@ def _contrast(recipe, rng):
 
 @recipe(
     "rag",
-    oracle="transformers RagSequence/RagTokenForGeneration, rank_bm25.BM25Okapi, faiss.IndexFlatIP, torch cross_entropy",
+    oracle="transformers RagSequence/RagTokenForGeneration, rank_bm25.BM25Okapi, faiss.IndexFlatIP, cross_entropy",
     second="products of probabilities and their gradients in jax; BM25 in mpmath; the search in float64 NumPy",
     needs=("torch", "transformers", "rank-bm25", "faiss-cpu", "jax", "mpmath"),
 )
