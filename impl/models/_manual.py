@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--retriever", choices=["bm25", "dense"], default="bm25")
     parser.add_argument("-k", type=int, default=5, help="how many passages")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # these matrices are small: threads would wait for one another
     answer, probability, passages = ask(options.question, options.retriever, options.k)
     for title, score, p, text in passages:
         print(f"{score:6.2f}  p = {p:.2f}  {title}: {text[:88]} …")

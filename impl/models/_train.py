@@ -1,6 +1,6 @@
 """A dense retriever made from bare passages, without questions: the inverse cloze task.
 
-Lee et al. 2019, arXiv:1906.00300, §3.1: a sentence is the question, and the passage that it was taken from the answer.
+Lee et al. 2019, arXiv:1906.00300, "Inverse Cloze Task": a sentence is the question, its passage the answer.
 """
 
 import copy
@@ -13,7 +13,7 @@ from ..optim.adamw import AdamW
 from ._dense import BagOfWords, DenseRetriever, dpr_loss
 from ._text import Vocabulary, words
 
-KEPT = 0.3  # the share of passages that keep the sentence, so that plain overlap of words is learned as well (§5.1)
+KEPT = 0.3  # the share of passages that keep the sentence, so that plain overlap of words is learned as well
 
 
 def train_retriever(
@@ -39,7 +39,7 @@ def train_retriever(
     Raises:
         ValueError: fewer passages than a batch needs.
 
-    Source: Lee et al. 2019, §3.1; the loss: Karpukhin et al. 2020, arXiv:2004.04906, §3.2.
+    Source: Lee et al. 2019, "Inverse Cloze Task"; the loss: Karpukhin et al. 2020, arXiv:2004.04906, §3.2.
     """
     if not 1 < batch_size <= len(passages):
         raise ValueError(f"expected at least {max(batch_size, 2)} passages, as many as a batch, got {len(passages)}")

@@ -193,7 +193,7 @@ def test_two_encoders_learn_to_find_passages():
     Measured: 54.2 to 58.8 % of 153 sentences, 18.3 to 20.3 % before training, where both encoders are one bag of words
     (4 seeds); five of 153 drawn at random are 3.3 %.
 
-    Source: Karpukhin et al. 2020, §3.2; Lee et al. 2019, arXiv:1906.00300, §3.1.
+    Source: Karpukhin et al. 2020, §3.2; Lee et al. 2019, arXiv:1906.00300, "Inverse Cloze Task".
     """
     after, count = among_the_best_five(100)
     before, _ = among_the_best_five(0)

@@ -460,6 +460,22 @@ def test_the_search_is_exact(seed, n, k):
         laws.assert_close(score, torch.tensor([s for s, _ in every], dtype=torch.float64))
 
 
+def test_the_smallest_sizes_are_sizes():
+    """Vectors of one number, the one best document, one passage behind an answer.
+
+    Convention: 1 is the least of dim and k; training needs two passages, of which one is the other's negative.
+    """
+    vectors, query = torch.tensor([[1.0], [3.0], [2.0]]), torch.tensor([[2.0]])
+    laws.assert_all_close(DenseIndex(1).add(vectors).search(query, 1), (torch.tensor([[6.0]]), torch.tensor([[1]])))
+    assert BM25(CORPUS).search([["d"]], 1)[1].tolist() == [[2]]
+    model, target = rag(k=1), torch.tensor([[0, 3, 1]])
+    best = model.retriever.search(random(1, 5).float(), 1)[1]
+    expected = -model.generator(None, best, target).gather(3, target[:, None, :, None]).sum((1, 2, 3))
+    laws.assert_close(model(random(1, 5).float(), target), expected)
+    two = train_retriever([["a b."], ["c d."]], Vocabulary([["a", "b", "c", "d"]]), dim=3, steps=2, batch_size=2)
+    assert len(two.index) == 2 and len(DenseIndex(300).add(random(2, 300))) == 2
+
+
 def test_equal_scores_keep_the_order_of_adding():
     """Of vectors that tie the one that was added first comes first.
 
@@ -753,7 +769,7 @@ def test_a_retriever_is_trained_from_bare_passages():
 
     Of 20 passages 17 are found by two of their words; by chance it were one.
 
-    Source: Lee et al. 2019, arXiv:1906.00300, §3.1: the inverse cloze task.
+    Source: Lee et al. 2019, arXiv:1906.00300, "Inverse Cloze Task".
     """
     passages = [[f"w{n} x{n} y{n}.", f"w{n} z{n}.", f"v{n} x{n}."] for n in range(20)]
     vocabulary = Vocabulary([words(" ".join(p)) for p in passages])
