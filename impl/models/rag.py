@@ -7,7 +7,7 @@ Lewis et al. 2020, arXiv:2005.11401; the retriever: Karpukhin et al. 2020, arXiv
 
 The whole system on the Python manual, from the root of the repository:
 
-    python -m impl.models.rag "What does the with statement do?"
+    python -m impl.models.rag "What is raised when a name is not found at all?"
 
 It prints the passages with their scores and p_η, and the answer, one of their sentences, with its p(y|x). With
 `--retriever dense` two encoders are trained before, for some seconds: see `train_retriever`.
