@@ -1,0 +1,49 @@
+"""A generator whose alphabet is sentences: it answers with a sentence of a passage that was found.
+
+    p_θ(y|x, z) ∝ exp(s(x, y)/τ) over the sentences y of passage z, and 0 elsewhere;    s(x, y): BM25 of y for x
+
+Convention: an extractive stand-in for the sequence-to-sequence generator of Lewis et al. 2020, §2.3, with answers of
+one symbol; it has nothing to train.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ._bm25 import BM25
+from ._text import words
+
+
+class SentenceReader(nn.Module):
+    """Scores the sentences of passages by a question.
+
+    Args:
+        passages: lists of sentences; the symbol of a sentence is its place in `sentences`, wherever it stands.
+        temperature: τ.
+
+    Raises:
+        ValueError: no passages, or a temperature that is not above 0.
+    """
+
+    def __init__(self, passages: Sequence[Sequence[str]], temperature: float = 2.0):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"expected temperature > 0, got {temperature}")
+        self.temperature = temperature
+        self.sentences = list(dict.fromkeys(sentence for passage in passages for sentence in passage))
+        self.ranking = BM25([words(sentence) for sentence in self.sentences])
+        symbols = {sentence: n for n, sentence in enumerate(self.sentences)}
+        self.symbols = [torch.tensor([symbols[sentence] for sentence in passage]) for passage in passages]
+
+    def forward(
+        self, questions: Sequence[Sequence[str]], passages: Int[Tensor, "b k"], target: Int[Tensor, "b t"]
+    ) -> Float[Tensor, "b k t v"]:
+        """log p_θ of every sentence, given each passage; questions are lists of words, and t is 1 or 0."""
+        scores = torch.stack([self.ranking.scores(question) for question in questions]) / self.temperature
+        allowed = torch.zeros(*passages.shape, len(self.sentences), dtype=torch.bool)
+        for place, passage in zip(allowed.flatten(0, 1), passages.flatten().tolist()):
+            place[self.symbols[passage]] = True
+        log_probs = scores[:, None].masked_fill(~allowed, float("-inf")).log_softmax(dim=2)
+        return log_probs[:, :, None].expand(-1, -1, target.shape[1], -1)

@@ -1,0 +1,172 @@
+"""Cases of retrieval-augmented generation: scores in, answers summed over passages out."""
+
+import torch
+from torch import nn
+
+from impl.models.rag import (
+    BM25,
+    RAG,
+    BagOfWords,
+    DenseIndex,
+    DenseRetriever,
+    SentenceReader,
+    Vocabulary,
+    chunk,
+    dpr_loss,
+    rag_sequence_nll,
+    rag_token_nll,
+    train_retriever,
+)
+from spec.cases import Bad, Case
+from spec.laws import reseed
+
+DOCUMENTS, SYMBOLS, LENGTH = 7, 4, 3
+
+
+def _random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Table(nn.Module):
+    """A generator that knows by heart what each passage says: free log-probabilities (documents, places, symbols)."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers = nn.Parameter(numbers)
+
+    def forward(self, questions, passages, target):
+        # index_select, as a passage may be found for several questions.
+        found = self.numbers.log_softmax(-1).index_select(0, passages.flatten())
+        return found.view(*passages.shape, *self.numbers.shape[1:])[:, :, : target.shape[1]]
+
+
+def rag(marginal="sequence", k=3):
+    """Questions of 5 features, 7 passages of 6, vectors of 4, answers of 3 symbols out of 4."""
+    reseed(0)
+    retriever = DenseRetriever(nn.Linear(5, 4), nn.Linear(6, 4), 4).index_passages(_random(DOCUMENTS, 6, seed=1))
+    return RAG(retriever, Table(_random(DOCUMENTS, LENGTH, SYMBOLS, seed=2)), k, marginal)
+
+
+class _Answers(nn.Module):
+    """A RAG whose answers are fixed, so that questions are its only input; the passages' encoder takes no part."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        model.retriever.passage_encoder = nn.Identity()
+
+    def forward(self, questions):
+        target = torch.tensor([[0, 3, 1]], device=questions.device).expand(len(questions), LENGTH)
+        return self.model(questions, target)
+
+
+def _retriever():
+    reseed(0)
+    return DenseRetriever(nn.Linear(5, 4), nn.Linear(6, 4), 4)
+
+
+def _bag():
+    reseed(0)
+    return BagOfWords(8, 5)
+
+
+def _answer():
+    return _random(2, 5), _random(2, 5, 3, 4, seed=1), torch.tensor([[0, 3, 1], [2, 2, 0]])
+
+
+def _nll(nll):
+    return {
+        "scores of other questions": Bad(call=lambda: nll(_random(3, 5), *_answer()[1:]), mentions=("(3, 5)",)),
+        "other passages": Bad(call=lambda: nll(_random(2, 4), *_answer()[1:]), mentions=("(2, 4)",)),
+        "an answer of another length": Bad(call=lambda: nll(*_answer()[:2], torch.zeros(2, 4).long())),
+        "no places": Bad(call=lambda: nll(_random(2, 5), _random(2, 5, 4), _answer()[2]), mentions=("(2, 5, 4)",)),
+        "a mask of another length": Bad(call=lambda: nll(*_answer(), torch.ones(2, 4) > 0), mentions=("(2, 4)",)),
+    }
+
+
+def _index(*arguments):
+    return lambda: DenseIndex(*arguments)
+
+
+_WORDS = [["a", "b", "a"], ["b", "c"], ["c"]]
+_BAD = {
+    "no documents": Bad(call=lambda: BM25([]), mentions=("[]",)),
+    "documents that are strings": Bad(call=lambda: BM25(["one text", "another"]), mentions=("one text",)),
+    "a negative k1": Bad(call=lambda: BM25(_WORDS, k1=-0.5), mentions=("k1", "-0.5")),
+    "an infinite k1": Bad(call=lambda: BM25(_WORDS, k1=float("inf")), mentions=("k1", "inf")),
+    "a negative b": Bad(call=lambda: BM25(_WORDS, b=-0.25), mentions=("b", "-0.25")),
+    "b above 1": Bad(call=lambda: BM25(_WORDS, b=1.25), mentions=("b", "1.25")),
+    "none of the best": Bad(call=lambda: BM25(_WORDS).search([["a"]], 0), mentions=("0",)),
+    "a query that is a string": Bad(call=lambda: BM25(_WORDS).search(["a b"], 2), mentions=("a b",)),
+    "no dimension": Bad(call=_index(0), mentions=("dim", "0")),
+    "an unknown metric": Bad(call=_index(3, "l2"), mentions=("l2",)),
+    "vectors of another size": Bad(call=lambda: DenseIndex(3).add(_random(2, 4)), mentions=("3", "(2, 4)")),
+    "one vector without a row": Bad(call=lambda: DenseIndex(3).add(_random(3)), mentions=("(3,)",)),
+    "queries of another size": Bad(
+        call=lambda: DenseIndex(3).add(_random(2, 3)).search(_random(2, 4), 1), mentions=("(2, 4)",)
+    ),
+    "a search in nothing": Bad(call=lambda: DenseIndex(3).search(_random(2, 3), 1), mentions=("0 vectors",)),
+    "none of the nearest": Bad(
+        call=lambda: DenseIndex(3).add(_random(2, 3)).search(_random(2, 3), 0), mentions=("k = 0",)
+    ),
+    "no passages to find": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), k=0), mentions=("k", "0")),
+    "an unknown marginal": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), 2, "word"), mentions=("word",)),
+    "chunks of nothing": Bad(call=lambda: chunk([1, 2], 0), mentions=("size", "0")),
+    "chunks that never end": Bad(call=lambda: chunk([1, 2], 3, 3), mentions=("overlap", "3")),
+    "a negative overlap": Bad(call=lambda: chunk([1, 2], 3, -1), mentions=("overlap", "-1")),
+    "no temperature": Bad(call=lambda: SentenceReader([["A word."]], 0.0), mentions=("temperature", "0.0")),
+    "fewer passages than a batch": Bad(
+        call=lambda: train_retriever([["A b."]] * 3, Vocabulary([["a", "b"]]), batch_size=4), mentions=("4", "3")
+    ),
+    "a batch without negatives": Bad(
+        call=lambda: train_retriever([["A b."]] * 3, Vocabulary([["a", "b"]]), batch_size=1), mentions=("2",)
+    ),
+}
+_BAD_LOSS = {
+    "no questions": Bad(call=lambda: dpr_loss(_random(0, 3)), mentions=("(0, 3)",)),
+    "scores of one question": Bad(call=lambda: dpr_loss(_random(3)), mentions=("(3,)",)),
+    "fewer passages than questions": Bad(call=lambda: dpr_loss(_random(3, 2)), mentions=("(3, 2)",)),
+    "other positives than questions": Bad(
+        call=lambda: dpr_loss(_random(3, 5), torch.tensor([1, 0])), mentions=("3", "(2,)")
+    ),
+}
+_MEAN = {"batch_independent": "the mean over questions", "batch_independent_in_eval": "the mean over questions"}
+
+CASES = [
+    *(
+        Case(
+            item="rag",
+            name=f"RAG, {marginal}",
+            build=lambda marginal=marginal: _Answers(rag(marginal)),
+            inputs=lambda: (_random(3, 5, seed=5),),
+            bad=_BAD if marginal == "sequence" else {},
+            exempt={"from_scratch": "the class that is called stands here; the properties ask it of the real one"},
+        )
+        for marginal in ("sequence", "token")
+    ),
+    Case(
+        item="rag",
+        name="DenseRetriever",
+        build=_retriever,
+        inputs=lambda: (_random(2, 5), _random(3, 6)),
+        exempt={
+            "batch_independent": "each question meets every passage",
+            "batch_independent_in_eval": "each question meets every passage",
+            "from_scratch": "the encoders are the caller's: these are torch's own",
+        },
+    ),
+    Case(item="rag", name="BagOfWords", build=_bag, inputs=lambda: (torch.tensor([[3, 1, 7, 3], [2, 5, 4, 6]]),)),
+    Case(
+        item="rag",
+        name="dpr_loss",
+        build=lambda: dpr_loss,
+        inputs=lambda: (_random(3, 5),),
+        bad=_BAD_LOSS,
+        exempt=_MEAN,
+        is_function=True,
+    ),
+    *(
+        Case(item="rag", name=name, build=lambda nll=nll: nll, inputs=_answer, bad=_nll(nll), is_function=True)
+        for name, nll in (("rag_sequence_nll", rag_sequence_nll), ("rag_token_nll", rag_token_nll))
+    ),
+]
