@@ -472,7 +472,7 @@ def test_a_convolutions_adapter_costs_its_two_factors(width):
     """Apart: 2·r·(C·k² + O) operations a place more than the base's 2·O·C·k²; merged: none more.
 
     Up to 3 % more is right, too: a formulation may compute places over the ends of the rows and drop them. With a full
-    update in place of two factors it would be 60 % more.
+    update in place of two factors it would be 50 % more.
 
     Source: Hu et al. 2021, §4.1.
     """
