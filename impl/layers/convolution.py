@@ -28,7 +28,7 @@ class _Convolution(nn.Module):
         out_channels: int,
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: int | Sequence[int | Sequence[int]] | str = 0,
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -40,7 +40,7 @@ class _Convolution(nn.Module):
         self.kernel_size = sizes("kernel_size", kernel_size, self.dimensions)
         self.stride = sizes("stride", stride, self.dimensions)
         self.dilation = sizes("dilation", dilation, self.dimensions)
-        self.padding = padding if isinstance(padding, str) else sizes("padding", padding, self.dimensions, least=0)
+        self.padding = padding if isinstance(padding, str) else _margins("padding", padding, self.dimensions)
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ValueError(f"expected padding as numbers, 'same' or 'valid', got {padding!r}")
         if padding == "same" and max(self.stride) > 1:
@@ -57,7 +57,9 @@ class _Convolution(nn.Module):
         """(before, after) of each dimension; "same" leaves the odd one for the end."""
         if self.padding == "same":
             return [((n - 1) // 2, n // 2) for n in extents(self.kernel_size, self.dilation)]
-        return [(0, 0) if self.padding == "valid" else (self.padding[d],) * 2 for d in range(self.dimensions)]
+        if self.padding == "valid":
+            return [(0, 0)] * self.dimensions
+        return [(side, side) if isinstance(side, int) else side for side in self.padding]
 
     def forward(self, input):
         check_input(input, self.dimensions, self.in_channels)
@@ -77,6 +79,15 @@ class _Convolution(nn.Module):
         )
 
 
+def _margins(name, value, dimensions):
+    """One number for all sides; or for each dimension one, or (before, after)."""
+    if isinstance(value, int) or all(isinstance(side, int) for side in value):
+        return sizes(name, value, dimensions, least=0)
+    if len(value) != dimensions:
+        raise ValueError(f"expected {name} of {dimensions} dimensions, got {value}")
+    return tuple(sizes(name, side, 2, least=0) for side in value)
+
+
 class Conv1d(_Convolution):
     """Convolution of sequences (B, C, L). Arguments and errors: see `Conv2d`."""
 
@@ -93,8 +104,8 @@ class Conv2d(_Convolution):
         in_channels, out_channels: C and O.
         kernel_size, stride, dilation: one number for both dimensions, or (height, width); dilation is l, the distance
             of neighbouring taps.
-        padding: numbers added at each end, one for both dimensions or (height, width); "same" keeps the size at
-            stride 1, the odd one at the end; "valid" is 0.
+        padding: numbers added at each end, one for both dimensions or (height, width), of which each may be a pair
+            (before, after); "same" keeps the size at stride 1, the odd one at the end; "valid" is 0.
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
         bias: add b?
         padding_mode: "zeros", "reflect", "replicate" or "circular".
@@ -163,7 +174,7 @@ class DepthwiseSeparableConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: int | Sequence[int | Sequence[int]] | str = 0,
         dilation: int | Sequence[int] = 1,
         depth_multiplier: int = 1,
         bias: bool = False,

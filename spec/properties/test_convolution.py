@@ -199,6 +199,31 @@ def test_same_padding_keeps_the_size(kernel, dilation, seed):
 
 
 @dilated
+@pytest.mark.house_rule
+@given(
+    top=st.integers(0, 3),
+    bottom=st.integers(0, 3),
+    side=st.tuples(st.integers(0, 3), st.integers(0, 3)) | st.integers(0, 3),
+    mode=st.sampled_from(("zeros", "reflect", "replicate", "circular")),
+    seed=seeds(),
+)
+def test_each_side_may_have_a_margin_of_its_own(top, bottom, side, mode, seed):
+    """padding=((top, bottom), (left, right)) frames the image so; a number stands for both sides of its dimension.
+
+    Convention: torch.nn has one number for both sides, and asks for a padding layer in front for more.
+    """
+    layer = ready(Conv2d(2, 3, (2, 3), padding=((top, bottom), side), padding_mode=mode), seed)
+    sequence = ready(Conv1d(2, 3, 2, padding=(side,), padding_mode=mode), seed)
+    x = normal(2, 2, 6, 5, seed=seed)
+    left, right = side if isinstance(side, tuple) else (side, side)
+    how = {"mode": "constant" if mode == "zeros" else mode}
+    framed = nn.functional.pad(x, (left, right, top, bottom), **how)
+    laws.assert_close(layer(x), nn.functional.conv2d(framed, layer.weight, layer.bias))
+    framed = nn.functional.pad(x[:, :, 0], (left, right), **how)
+    laws.assert_close(sequence(x[:, :, 0]), nn.functional.conv1d(framed, sequence.weight, sequence.bias))
+
+
+@dilated
 def test_valid_padding_is_none():
     """padding="valid" reads only inside the image.
 
