@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._multi_head import check_tokens, head_width, linear, masks_together, output_map, uniform_weight
+from ._multi_head import check_tokens, head_width, masks_together, output_map, uniform_weight
 from ._scaled_dot_product import attend, check_dropout
+from .linear import linear
 
 
 class ContextAttention(nn.Module):

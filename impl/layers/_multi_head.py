@@ -27,11 +27,6 @@ def output_map(width: int, embed_dim: int, bias: bool) -> Linear:
     return layer
 
 
-def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    output = tokens @ weight.T
-    return output if bias is None else output + bias
-
-
 def head_width(embed_dim: int, num_heads: int) -> int:
     """d_k = embed_dim/num_heads."""
     check_sizes(embed_dim=embed_dim, num_heads=num_heads)

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._multi_head import check_sizes, check_tokens, head_width, linear, masks_together, output_map, uniform_weight
+from ._multi_head import check_sizes, check_tokens, head_width, masks_together, output_map, uniform_weight
 from ._scaled_dot_product import attend, check_dropout, scaled_dot_product_attention
+from .linear import linear
 
 __all__ = ["CrossAttention", "KeyValueCache", "MultiHeadAttention", "scaled_dot_product_attention"]
 

@@ -8,6 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b over the last dimension; the product is added to b as it is made, not in a pass of its own."""
+    if bias is None:
+        return input @ weight.T
+    d_out, d_in = weight.shape
+    return torch.addmm(bias, input.reshape(-1, d_in), weight.T).view(*input.shape[:-1], d_out)
+
+
 class Linear(nn.Module):
     """y = x Wᵀ + b over the last dimension.
 
@@ -34,8 +42,7 @@ class Linear(nn.Module):
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         if input.shape[-1] != self.in_features:
             raise ValueError(f"expected a last dimension of {self.in_features}, got {input.shape[-1]}")
-        output = input @ self.weight.T
-        return output if self.bias is None else output + self.bias
+        return linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
