@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .linear import Linear
+from .rms_norm import RMSNorm
 
 
 class LatentCache:
@@ -87,10 +88,10 @@ class MultiHeadLatentAttention(nn.Module):
             self.q_proj = Linear(embed_dim, query_width, bias=False)  # W^UQ and W^QR, head by head
         else:
             self.q_a_proj = Linear(embed_dim, q_lora_rank, bias=False)  # W^DQ
-            self.q_a_layernorm = _RMSNorm(q_lora_rank, eps)
+            self.q_a_layernorm = RMSNorm(q_lora_rank, eps)
             self.q_b_proj = Linear(q_lora_rank, query_width, bias=False)  # W^UQ and W^QR, head by head
         self.kv_a_proj_with_mqa = Linear(embed_dim, kv_lora_rank + qk_rope_head_dim, bias=False)  # W^DKV and W^KR
-        self.kv_a_layernorm = _RMSNorm(kv_lora_rank, eps)
+        self.kv_a_layernorm = RMSNorm(kv_lora_rank, eps)
         self.kv_b_proj = Linear(kv_lora_rank, num_heads * (qk_nope_head_dim + v_head_dim), bias=False)  # W^UK, W^UV
         self.o_proj = Linear(num_heads * v_head_dim, embed_dim, bias=False)  # W^O
 
@@ -164,22 +165,6 @@ class MultiHeadLatentAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, query_dims={self.query_dims}, value_dims={self.value_dims}"
-
-
-class _RMSNorm(nn.Module):
-    """x/√(mean x² + eps) · weight, float32 or wider inside; Zhang & Sennrich 2019, arXiv:1910.07467."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        if eps < 0:
-            raise ValueError(f"expected eps >= 0, got {eps}")
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, input: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return self.weight * x.to(input.dtype)
 
 
 def _rotate(x, angles):

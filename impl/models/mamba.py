@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear
+from ..layers.rms_norm import RMSNorm
 from ._mamba_block import MambaBlock, MambaState, check_sizes
 from ._selective_scan import associative_scan, combine, discretize, selective_scan
 
@@ -56,9 +57,9 @@ class Mamba(nn.Module):
         super().__init__()
         check_sizes(vocab_size=vocab_size, d_model=d_model, n_layer=n_layer)
         blocks = [MambaBlock(d_model, d_state, d_conv, expand, dt_rank) for _ in range(n_layer)]
-        layers = [nn.ModuleDict({"norm": _RMSNorm(d_model, eps), "mixer": block}) for block in blocks]
+        layers = [nn.ModuleDict({"norm": RMSNorm(d_model, eps), "mixer": block}) for block in blocks]
         parts = {"embeddings": Embedding(vocab_size, d_model), "layers": nn.ModuleList(layers)}
-        self.backbone = nn.ModuleDict(parts | {"norm_f": _RMSNorm(d_model, eps)})
+        self.backbone = nn.ModuleDict(parts | {"norm_f": RMSNorm(d_model, eps)})
         self.lm_head = Linear(d_model, vocab_size, bias=False)
         self.lm_head.weight = self.backbone["embeddings"].weight
         with torch.no_grad():
@@ -112,19 +113,3 @@ class Mamba(nn.Module):
                 new = logits.argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, new], dim=1)
         return tokens
-
-
-class _RMSNorm(nn.Module):
-    """x/√(mean x² + eps) · weight, float32 or wider inside; Zhang & Sennrich 2019, arXiv:1910.07467."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        if eps < 0:
-            raise ValueError(f"expected eps >= 0, got {eps}")
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, input: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return self.weight * x.to(input.dtype)
