@@ -657,6 +657,7 @@ def test_adapters_act_inside_of_torchs_transformer():
         laws.assert_close(block(x), y)
 
 
+@pytest.mark.house_rule
 def test_adapters_act_inside_of_our_layers():
     """Our linear, convolution and embedding layers are adapted like torch's, inside of attention too.
 
