@@ -121,6 +121,12 @@ class QATLinear(nn.Linear):
         self.input_quantizer, self.output_quantizer = FakeQuantize(), FakeQuantize()
         self.weight_quantizer = WeightFakeQuantize(bits, per_channel)
 
+    @classmethod
+    def from_float(cls, linear, bits=8, per_channel=True):
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, bits, per_channel)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.to(linear.weight).train(linear.training)
+
     def forward(self, input):
         weight = self.weight_quantizer(self.weight)
         return self.output_quantizer(nn.functional.linear(self.input_quantizer(input), weight, self.bias))
