@@ -118,7 +118,8 @@ def among_the_best_five(steps, seed=0):
     return (ids == torch.arange(len(passages))[:, None]).any(1).float().mean().item(), len(passages)
 
 
-# Question → words that its answer in the manual has, written down before anything was asked.
+# Question → words that its answer in the manual has; three were made stricter and one question reworded after a first
+# run, which had nine right.
 QUESTIONS = {
     "Which method is called to create a new instance of a class?": "called to create a new instance",
     "How are default parameter values evaluated?": "from left to right",

@@ -42,8 +42,9 @@ def test_longformers_weights_move_over(tag):
 def test_longformer_base_has_21_million_parameters_more_for_global_tokens():
     """Q_g, K_g, V_g of Longformer-base are 12 · 3 · (768² + 768) = 21,261,312 parameters.
 
-    Source: Beltagy et al. 2020, §3.1: additional projections for global attention. Longformer-base has 148,659,456 and
-    RoBERTa-base 124,645,632 parameters, 24,013,824 apart; 2,752,512 of them are 3584 more positions of 768 numbers.
+    Source: Beltagy et al. 2020, §3.1: additional projections for global attention. With poolers, Longformer-base has
+    148,659,456 and RoBERTa-base 124,645,632 parameters, 24,013,824 apart; 2,752,512 of them are 3584 more positions of
+    768 numbers.
     """
     with torch.device("meta"):
         with_, without = (SlidingWindowAttention(768, 12, 512, global_attention=g) for g in (True, False))
