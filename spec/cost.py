@@ -18,18 +18,24 @@ def _product(a, b, **unused) -> int:
     return _added_product(None, a, b)
 
 
+def _multiply_add(_, a, b, **unused) -> int:
+    """Number by number, of shapes that broadcast."""
+    return 2 * math.prod(torch.broadcast_shapes(a, b))
+
+
 _aten = torch.ops.aten
 _UNCOUNTED = dict.fromkeys((_aten.mv, _aten.dot), _product)
 _UNCOUNTED |= dict.fromkeys(
     (_aten.addmm_, _aten.baddbmm_, _aten.addbmm, _aten.addbmm_, _aten.addmv, _aten.addmv_), _added_product
 )
+_UNCOUNTED |= dict.fromkeys((_aten.addcmul, _aten.addcmul_), _multiply_add)
 
 
 def flops(function, *inputs) -> int:
     """Floating-point operations of the matrix products, convolutions and attentions that `function` runs.
 
-    A multiply-add counts as two; pointwise operations count nothing. Torch's own counter, and what it leaves out:
-    products into a tensor that is there already, and products with vectors.
+    A multiply-add counts as two; other pointwise operations count nothing. Torch's own counter, and what it leaves out:
+    products into a tensor that is there already, products with vectors, and multiply-adds number by number.
     """
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         function(*inputs)

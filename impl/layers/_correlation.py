@@ -9,7 +9,8 @@ T is linear in each of the three, so derivatives of every order stay within the 
 its weights with a slice of the image: when the rows of the image form one line, the numbers under a tap at all places
 stand in a row as they are, and nothing is copied. At the end of each row the line takes along the few places where a
 kernel would reach into the next row; they are dropped. A stride first parts the image into s_1·s_2 phases, and each
-tap reads one of them, place by place. Where channels are few, the slices of several taps are put side by side.
+tap reads one of them, place by place. Backwards, a phase is the sum of its taps' products with slices of the line of
+outputs, with zeros around it. Where channels are few, the slices of all taps are put side by side for one product.
 
 Convention: no flip of the kernel; s is the stride, l the dilation, places are those where the whole kernel fits.
 """
@@ -60,8 +61,8 @@ def _phase(size, kernel, stride, dilation):
     return [n + (k - 1) * step // s for n, k, s, step in zip(fit, kernel, stride, dilation)]
 
 
-def _taps(size, kernel, stride, dilation, channels, outputs):
-    """The taps (i, j) in groups that are one product each; of each the phase that it reads, and the slice of its line.
+def _taps(size, kernel, stride, dilation):
+    """Of each tap (i, j), in order, the phase that it reads, and the slice of its line.
 
     A tap at s·q + r from its place reads phase r, from row q_1 and column q_2 on.
     """
@@ -72,13 +73,13 @@ def _taps(size, kernel, stride, dilation, channels, outputs):
         (row, of_row), (column, of_column) = (divmod(t * step, s) for t, step, s in zip(tap, dilation, stride))
         first = row * width + column
         taps.append((of_row, of_column, ..., slice(first, first + (rows - 1) * width + columns)))
-    together = len(taps) if channels < FEWEST and outputs > 1 else 1
-    return [taps[n : n + together] for n in range(0, len(taps), together)]
+    return taps
 
 
-def _under(phases, taps):
-    """What lies under the taps at all places, (B·groups, taps · channels of a group, run)."""
-    return phases[taps[0]] if len(taps) == 1 else torch.cat([phases[tap] for tap in taps], dim=1)
+def _under(phases, taps, outputs):
+    """What lies under the taps at all places, a part for each product: (B·groups, taps · channels of a group, run)."""
+    slices = [phases[tap] for tap in taps]
+    return [torch.cat(slices, dim=1)] if phases.shape[-2] < FEWEST and outputs > 1 else slices
 
 
 def _to_phases(x, phase, stride, groups):
@@ -104,11 +105,27 @@ def _to_line(y, width, groups):
     return line[..., : (rows - 1) * width + columns]
 
 
+def _to_line_amid_zeros(y, phase, groups):
+    """(B, O, H', W') → (B·groups, outputs of a group, a line with zeros also around it), and where the first place is.
+
+    On either side there is room for the farthest tap.
+    """
+    rows, columns = (n - m for n, m in zip(phase, y.shape[2:]))
+    around = pad(y, [(rows, rows + 1), (columns, 0)])
+    samples, outputs = len(y) * groups, y.shape[1] // groups
+    return around.reshape(samples, outputs, around.shape[2] * phase[1]), rows * phase[1] + columns
+
+
 def _from_line(line, rows, columns, width, groups):
     """(B·groups, outputs of a group, from the first place to the last) → (B, O, H', W')."""
     samples, outputs, length = line.shape
     shape = samples // groups, groups * outputs, rows, columns
     return line.as_strided(shape, (groups * outputs * length, length, width, 1)).contiguous()
+
+
+def _of_batch(lines, groups):
+    """(B·groups, channels of a group, run) → (groups, channels of a group, B·run)."""
+    return lines.unflatten(0, (-1, groups)).permute(1, 2, 0, 3).flatten(2)
 
 
 def _matrices(w, groups, samples):
@@ -118,6 +135,20 @@ def _matrices(w, groups, samples):
     return w.expand(samples, *w.shape).reshape(samples * groups, *w.shape[1:])
 
 
+def _total(products):
+    """Σ matrix @ part, each product added to the sum in place."""
+    (matrix, part), *others = products
+    if matrix.shape[1:] == (1, 1):  # a number for each row
+        total = part.new_zeros(part.shape).addcmul_(matrix, part)
+        for matrix, part in others:
+            total.addcmul_(matrix, part)
+        return total
+    total = torch.bmm(matrix, part)
+    for matrix, part in others:
+        total.baddbmm_(matrix, part)
+    return total
+
+
 class _Correlate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, stride, dilation, groups):
@@ -125,12 +156,9 @@ class _Correlate(torch.autograd.Function):
         ctx.how = stride, dilation, groups
         how = x.shape[2:], w.shape[2:], stride, dilation
         phase = _phase(*how)
-        phases, taps = _to_phases(x, phase, stride, groups), _taps(*how, w.shape[1], len(w) // groups)
-        matrices = _matrices(w, groups, len(x)).split([len(some) * w.shape[1] for some in taps], dim=-1)
-        y = torch.bmm(matrices[0], _under(phases, taps[0]))
-        for matrix, some in zip(matrices[1:], taps[1:]):
-            y.baddbmm_(matrix, _under(phases, some))
-        return _from_line(y, *places(*how), phase[1], groups)
+        parts = _under(_to_phases(x, phase, stride, groups), _taps(*how), len(w) // groups)
+        matrices = _matrices(w, groups, len(x)).split([part.shape[1] for part in parts], dim=-1)
+        return _from_line(_total(zip(matrices, parts)), *places(*how), phase[1], groups)
 
     @staticmethod
     def backward(ctx, y):
@@ -147,16 +175,17 @@ class _Spread(torch.autograd.Function):
         ctx.how = stride, dilation, groups
         how = size, w.shape[2:], stride, dilation
         phase, channels = _phase(*how), w.shape[1]
-        line, taps = _to_line(y, phase[1], groups), _taps(*how, channels, len(w) // groups)
-        matrices = _matrices(w, groups, len(y)).mT.split([len(some) * channels for some in taps], dim=1)
-        phases = y.new_zeros(*stride, len(line), channels, phase[0] * phase[1])
-        for matrix, some in zip(matrices, taps):
-            if len(some) == 1 and channels > 1:  # a slice of one row is copied before torch adds a product to it
-                phases[some[0]].baddbmm_(matrix, line)
-            else:
-                for tap, share in zip(some, torch.bmm(matrix, line).split(channels, dim=1)):
-                    phases[tap].add_(share)
-        return _from_phases(phases, size, phase, groups)
+        numbers = phase[0] * phase[1]
+        line, first = _to_line_amid_zeros(y, phase, groups)
+        products = {place: [] for place in itertools.product(*map(range, stride))}
+        for matrix, (*place, _, run) in zip(_matrices(w, groups, len(y)).mT.split(channels, dim=1), _taps(*how)):
+            start = first - run.start
+            products[tuple(place)].append((matrix, line[..., start : start + numbers]))
+        phases = [  # of a stride beyond the kernel, some phases lie between the taps
+            _total(some) if some else line.new_zeros(len(line), channels, numbers) for some in products.values()
+        ]
+        phases = torch.stack(phases) if len(phases) > 1 else phases[0][None]
+        return _from_phases(phases.unflatten(0, stride), size, phase, groups)
 
     @staticmethod
     def backward(ctx, x):
@@ -174,10 +203,13 @@ class _Weigh(torch.autograd.Function):
         how = x.shape[2:], kernel, stride, dilation
         phase, channels = _phase(*how), x.shape[1] // groups
         phases, line = _to_phases(x, phase, stride, groups), _to_line(y, phase[1], groups)
-        w = torch.cat(
-            [torch.bmm(line, _under(phases, some).mT) for some in _taps(*how, channels, line.shape[1])], dim=-1
-        )
-        w = w.reshape(len(x), *y.shape[1:2], -1, channels).sum(0)  # (O, taps, channels of a group)
+        if channels >= FEWEST:
+            phases = phases.mT.contiguous().mT  # the order in memory that BLAS is quickest with
+        parts = _under(phases, _taps(*how), line.shape[1])
+        if line.shape[2] < line.shape[1]:  # few places: the results of single samples would be larger than these are
+            line, *parts = (_of_batch(t, groups) for t in (line, *parts))
+        w = torch.cat([torch.bmm(line, part.mT) for part in parts], dim=-1)
+        w = w.reshape(-1, y.shape[1], w.shape[2] // channels, channels).sum(0)  # (O, taps, channels of a group)
         return w.mT.reshape(y.shape[1], channels, *kernel)
 
     @staticmethod

@@ -787,6 +787,13 @@ def test_flops_of_products_into_what_is_there():
         assert cost.flops(run) == 2 * 3 * 5
 
 
+def test_flops_of_multiply_adds():
+    """Number by number: a number each row is a product, however it is written."""
+    a, b = numbers(4, 1), numbers(4, 7)
+    for run in (lambda: numbers(4, 7).addcmul_(a, b), lambda: torch.addcmul(numbers(1), a, b)):
+        assert cost.flops(run) == 2 * 4 * 7
+
+
 def test_flops_of_a_backward_pass():
     a, b = numbers(3, 5).requires_grad_(), numbers(5, 7).requires_grad_()
     assert cost.flops(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
