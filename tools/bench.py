@@ -1,4 +1,4 @@
-"""Times our layers and optimizers beside the library's: forward and backward, same inputs, same run.
+"""Times our layers and optimizers beside the library's, forward and backward, same inputs, same run; counts memory.
 
 Rounds alternate between the two sides, so that a slow moment of the machine falls on both; a ratio is the median over
 the rounds of ours/theirs, its spread the interquartile range.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 ROUNDS = 15
 # Freed memory stays with the process, as in a long training; otherwise the system's page faults are what one measures.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 32)}
+HINT = "pip install -c constraints.txt -e '.[oracles]'"
 TARGETS = {"eager": 2.5, "compiled": 1.0}
 WORST = 4.0
 
@@ -56,6 +57,22 @@ class StepPair:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """One of ours whose claim is the memory that it does without.
+
+    Attributes:
+        item, name, ours, inputs: as in `Pair`.
+        scores: shape of the table that it never has.
+    """
+
+    item: str
+    name: str
+    ours: Callable[[], Callable]
+    inputs: Callable[[], tuple]
+    scores: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Timing:
     """Medians in microseconds, and the ratio ours/theirs with its quartiles."""
 
@@ -73,9 +90,10 @@ def main(items: list[str], seconds: float = 1.0) -> int:
         os.execve(sys.executable, [sys.executable, *_again()], os.environ | KEEP_MEMORY)
     import torch
 
-    pairs = [p for p in _pairs() if not items or p.item in items]
+    pairs, memory = ([p for p in _listed(name) if not items or p.item in items] for name in ("PAIRS", "MEMORY"))
     if not pairs:
-        print(f"nothing to time for {', '.join(items)}; timed: {', '.join(dict.fromkeys(p.item for p in _pairs()))}")
+        timed = dict.fromkeys(p.item for p in _listed("PAIRS"))
+        print(f"nothing to time for {', '.join(items)}; timed: {', '.join(timed)}")
         return 1
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians in µs, ratio ours/theirs [quartiles]")
     print(f"{'item':<14} {'what':<28} {'library':>9} {'eager':>9} {'ratio':>19} {'compiled':>9} {'ratio':>19}")
@@ -85,18 +103,30 @@ def main(items: list[str], seconds: float = 1.0) -> int:
         for mode in found:
             torch.manual_seed(0)
             torch._dynamo.reset()
-            timing = _compare(*_runs(pair, compiled=mode == "compiled"), seconds)
+            try:
+                runs = _runs(pair, compiled=mode == "compiled")
+            except ModuleNotFoundError as missing:
+                print(f"{pair.item:<14} {pair.name:<28} not timed: {missing.name} is not installed; {HINT}", flush=True)
+                break
+            timing = _compare(*runs, seconds)
             found[mode].append((pair.item, timing.ratio))
             if mode == "eager":
                 cells.append(f"{timing.theirs:>9.0f}")
             cells.append(f"{timing.ours:>9.0f} {timing.ratio:>6.2f} [{timing.low:.2f}, {timing.high:.2f}]")
-        print(f"{pair.item:<14} {pair.name:<28} {' '.join(cells)}", flush=True)
-    for mode, rows in found.items():
+        else:
+            print(f"{pair.item:<14} {pair.name:<28} {' '.join(cells)}", flush=True)
+    for mode, rows in found.items() if found["eager"] else ():
         mean = math.exp(statistics.fmean(math.log(ratio) for _, ratio in rows))
         item, worst = max(rows, key=lambda row: row[1])
         verdict = "met" if mean <= TARGETS[mode] else "missed"
         line = f"{mode:<9} geometric mean {mean:.2f} (target {TARGETS[mode]}: {verdict}); worst {worst:.2f} ({item})"
         print(line + (f" (target {WORST}: {'met' if worst <= WORST else 'missed'})" if mode == "eager" else ""))
+    for case in memory:
+        forward, both = _peaks(case)
+        table = math.prod(case.scores) * 4
+        shape = "×".join(map(str, case.scores))
+        line = f"forward {forward:,} bytes at most, with backward {both:,}; one table of {shape} scores {table:,}"
+        print(f"{case.item:<14} {case.name:<28} {line}", flush=True)
     return 0
 
 
@@ -105,11 +135,25 @@ def _again() -> list[str]:
     return ["-m", "tools", *sys.argv[1:]]
 
 
-def _pairs() -> list:
+def _listed(name: str) -> list:
+    """What the benchmarks' modules list as PAIRS or MEMORY."""
     from tools import benchmarks
 
     topics = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__))
-    return [p for t in topics for p in importlib.import_module(f"{benchmarks.__name__}.{t}").PAIRS]
+    return [p for t in topics for p in getattr(importlib.import_module(f"{benchmarks.__name__}.{t}"), name, [])]
+
+
+def _peaks(case: Memory) -> tuple[int, int]:
+    """The most bytes of new storage alive, in inference, and forward and backward with gradients to all inputs."""
+    import torch
+
+    from spec import cost
+
+    torch.manual_seed(0)
+    ours, inputs = case.ours(), tuple(_leaf(t) for t in case.inputs())
+    with torch.no_grad():
+        forward = cost.peak_bytes(ours, *inputs)
+    return forward, cost.peak_bytes(lambda *inputs: ours(*inputs).sum().backward(), *inputs)
 
 
 def _runs(pair, compiled: bool):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from impl.layers.sliding_window_attention import SlidingWindowAttention
-from tools.bench import Pair
+from tools.bench import Memory, Pair
 
 WIDTH, HEADS, WINDOW = 192, 3, 64
 
@@ -35,3 +35,14 @@ def _pair(length):
 
 
 PAIRS = [_pair(1024), _pair(2048)]
+
+MEMORY = [
+    Memory(
+        item="sliding-window-attention",
+        name=f"window {WINDOW}, {n} tokens",
+        ours=lambda: SlidingWindowAttention(WIDTH, HEADS, WINDOW, global_attention=False),
+        inputs=lambda n=n: (torch.randn(1, n, WIDTH),),
+        scores=(1, HEADS, n, n),
+    )
+    for n in (1024, 4096)
+]

@@ -63,4 +63,25 @@ def test_unknown_item_is_named(monkeypatch, capsys):
 
 
 def test_every_ticked_item_is_timed():
-    assert ticked(Path(__file__).parents[2]) <= {pair.item for pair in bench._pairs()}
+    assert ticked(Path(__file__).parents[2]) <= {pair.item for pair in bench._listed("PAIRS")}
+
+
+def test_library_that_is_not_installed_is_named(monkeypatch, capsys):
+    """The other pairs are timed."""
+    for name, value in bench.KEEP_MEMORY.items():
+        monkeypatch.setenv(name, value)
+
+    def theirs():
+        import no_such_library  # noqa: F401
+
+    pair = bench.Pair("adamw", "beside a library", lambda: torch.relu, theirs, lambda: (torch.ones(3),))
+    monkeypatch.setattr(bench, "_listed", lambda name: [pair] if name == "PAIRS" else [])
+    assert bench.main([]) == 0
+    said = capsys.readouterr().out
+    assert "not timed: no_such_library is not installed; pip install" in said and "geometric mean" not in said
+
+
+def test_peaks_by_hand():
+    """Of 5 numbers each, two rows are alive forward; backward eˣ, two gradients, the sum and the gradient to it."""
+    case = bench.Memory("adamw", "a product", lambda: lambda x: x.exp() * 2, lambda: (torch.ones(5),), (5, 5))
+    assert bench._peaks(case) == (2 * 5 * 4, (3 * 5 + 2) * 4)
