@@ -448,6 +448,8 @@ def test_greedy_text_is_the_most_probable_token_again_and_again(steps):
     laws.assert_same(built.generate(tokens, steps, top_k=1), greedy_by_hand(built, tokens, steps))
     longer = text(2, BLOCK + 3)
     laws.assert_same(built.generate(longer, steps, top_p=0.0), greedy_by_hand(built, longer, steps))
+    first = text(2, 1)
+    laws.assert_same(built.generate(first, steps, temperature=0), greedy_by_hand(built, first, steps))
 
 
 def test_a_cache_is_used_while_the_text_fits():
@@ -691,3 +693,6 @@ def test_matrices_decay_and_vectors_do_not():
     }
     assert {names[id(p)] for p in decayed["params"]} == expected, f"found {[names[id(p)] for p in decayed['params']]}"
     assert len(decayed["params"]) + len(others["params"]) == len(names) - 1, "expected every parameter once"
+    built.temperature = torch.nn.Parameter(torch.ones(()))
+    _, others = decay_groups(built, 0.3)
+    assert any(p is built.temperature for p in others["params"]), "expected a number among those without decay"

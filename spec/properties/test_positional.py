@@ -510,6 +510,7 @@ def test_impossible_frequencies_are_refused():
         (lambda: ntk_frequencies(2, 4.0), "2"),
         (lambda: llama3_frequencies(old, 0.5), "0.5"),
         (lambda: llama3_frequencies(old, 8.0, 4.0, 4.0), "4.0"),
+        (lambda: llama3_frequencies(old, 8.0, 4.0, 1.0), "1.0"),
         (lambda: llama3_frequencies(old, 8.0, 0.0, 4.0), "0.0"),
     ):
         laws.rejects(call, (word,))
