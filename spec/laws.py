@@ -369,6 +369,26 @@ def keeps_dtype(build, inputs):
         assert_close(a.double(), b, rtol=0, atol=tolerance, because="bfloat16 has 8 bits", what="bfloat16 result")
 
 
+def works_under_autocast(build, inputs):
+    """Outputs of a region of `torch.autocast`, and gradients taken outside of it, are close to those of float32."""
+    built, found = _in_mode(build(), train=False), {}
+    for mixed in (False, True):
+        function = copy.deepcopy(built)
+        given = _map(lambda t: t.clone().requires_grad_() if _differentiable(t) else t, inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            outputs = tensors(_run(function, given))
+        reached = [t for t in outputs if t.requires_grad]
+        cotangents = [c.to(t.dtype) for c, t in zip(random_like([t.float() for t in reached]), reached)]
+        wanted = tensors(given) + list(parameters_of(function).values())
+        options = {"allow_unused": True, "materialize_grads": True}
+        found[mixed] = [*outputs, *(torch.autograd.grad(reached, wanted, cotangents, **options) if reached else [])]
+    for n, (a, b) in enumerate(zip(found[True], found[False], strict=True)):
+        # As in bfloat16 throughout, but for gradients, which it rounds twice on their way.
+        tolerance = (0.05 if n < len(outputs) else 0.1) * b.abs().max().clamp_min(1).item() if b.numel() else 0
+        what = f"output or gradient {n}"
+        assert_close(a.double(), b.double(), rtol=0, atol=tolerance, because="bfloat16 has 8 bits", what=what)
+
+
 def batch_independent(build, inputs, train: bool):
     """A sample's output does not change with the other samples of its batch (dimension 0)."""
     function = _in_mode(build(), train)

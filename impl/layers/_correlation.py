@@ -19,6 +19,7 @@ import itertools
 
 import torch
 
+from ._autocast import as_of_products
 from ._window import pad, places
 
 FEWEST = 8  # channels of a product; below, it moves more numbers than it multiplies
@@ -32,7 +33,7 @@ def correlate(x, w, stride, dilation, groups):
         w: (O, C/groups, kh, kw).
         stride, dilation: pairs, along H and along W.
     """
-    return _Correlate.apply(x, w, stride, dilation, groups)
+    return _Correlate.apply(*as_of_products(x, w), stride, dilation, groups)
 
 
 def spread(y, w, size, stride, dilation, groups):
@@ -43,7 +44,7 @@ def spread(y, w, size, stride, dilation, groups):
         w: (O, C/groups, kh, kw).
         size: (H, W), of which the places are (H', W').
     """
-    return _Spread.apply(y, w, size, stride, dilation, groups)
+    return _Spread.apply(*as_of_products(y, w), size, stride, dilation, groups)
 
 
 def weigh(x, y, kernel, stride, dilation, groups):
@@ -52,7 +53,7 @@ def weigh(x, y, kernel, stride, dilation, groups):
     Args:
         kernel: (kh, kw).
     """
-    return _Weigh.apply(x, y, kernel, stride, dilation, groups)
+    return _Weigh.apply(*as_of_products(x, y), kernel, stride, dilation, groups)
 
 
 def _phase(size, kernel, stride, dilation):

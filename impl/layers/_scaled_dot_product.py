@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ._autocast import without_autocast
+
 
 def scaled_dot_product_attention(
     query: Float[Tensor, "*queries t d_k"],
@@ -115,6 +117,7 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(ctx, query, key, value, bias, keep, scale):
         scores = (query * scale) @ key.mT
         if bias is not None:
@@ -129,6 +132,7 @@ class _Attend(torch.autograd.Function):
         return output, weights
 
     @staticmethod
+    @without_autocast
     def backward(ctx, d_output, d_weights):
         query, key, value, bias, keep, weights, output = ctx.saved_tensors
         d_output = torch.zeros_like(output) if d_output is None else d_output

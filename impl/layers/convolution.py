@@ -70,7 +70,9 @@ class _Convolution(nn.Module):
             x, weight, stride, dilation = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride), (1, *dilation)
         output = correlate(x, weight, stride, dilation, self.groups)
         output = output.squeeze(2) if self.dimensions == 1 else output
-        return output if self.bias is None else output + self.bias.reshape(-1, *(1 for _ in self.kernel_size))
+        if self.bias is None:
+            return output
+        return output + self.bias.to(output.dtype).reshape(-1, *(1 for _ in self.kernel_size))
 
     def extra_repr(self) -> str:
         return (

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ._autocast import without_autocast
+
 
 def flash_attention(
     query: Float[Tensor, "*batch t d_k"],
@@ -66,6 +68,7 @@ class _Flash(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(ctx, query, key, value, mask, lag, scale, block_q, block_k):
         output = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=query.device)
         lse = torch.empty(query.shape[:-1], dtype=query.dtype, device=query.device)
@@ -90,6 +93,7 @@ class _Flash(torch.autograd.Function):
         return output, lse
 
     @staticmethod
+    @without_autocast
     def backward(ctx, d_output, d_lse):
         query, key, value, mask, output, lse = ctx.saved_tensors
         lag, scale, block_q, block_k = ctx.options

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ._correlation import spread
-from ._window import check_channels, check_input, extents, sizes
+from ._window import check_channels, check_input, extents, pad, sizes
 from .initialisers import kaiming_uniform_
 
 
@@ -67,12 +67,12 @@ class ConvTranspose2d(nn.Module):
             (n - 1) * s + extent
             for n, s, extent in zip(input.shape[2:], self.stride, extents(self.kernel_size, self.dilation))
         ]
-        margins = [(-p, extra - p) for p, extra in zip(self.padding, self.output_padding)]
-        if any(n + before + after < 1 for n, (before, after) in zip(covered, margins)):
+        if any(n + extra <= 2 * p for n, extra, p in zip(covered, self.output_padding, self.padding)):
             raise ValueError(f"expected an output of at least 1 × 1, got shape {tuple(input.shape)} and {self}")
         x = spread(input, self.weight, covered, self.stride, self.dilation, self.groups)
-        output = torch.constant_pad_nd(x, [*margins[1], *margins[0]])  # a negative margin cuts off
-        return output if self.bias is None else output + self.bias[:, None, None]
+        x = pad(x, [(0, extra) for extra in self.output_padding])
+        output = pad(x, [(-p, -p) for p in self.padding])  # a negative margin cuts off
+        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
 
     def extra_repr(self) -> str:
         return (

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..layers._autocast import without_autocast
+
 # Steps whose states are held at one time. Memory between the passes is a state for each chunk.
 CHUNK = 32
 
@@ -126,6 +128,7 @@ class _ChunkedScan(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(ctx, u, delta, A, B, C, start, method):
         reads, states = [], [start]
         for now in _chunks(len(u)):
@@ -138,6 +141,7 @@ class _ChunkedScan(torch.autograd.Function):
         return read, between
 
     @staticmethod
+    @without_autocast
     def backward(ctx, d_read, d_between):
         u, delta, A, B, C, start, between = ctx.saved_tensors
         carry, d_A, found = 0, 0, []

@@ -97,8 +97,7 @@ PROJECTION_BAD = {
 }
 
 
-def _function(build, inputs, bad, exempt=None):
-    name = build.__name__
+def _function(name, build, inputs, bad, exempt=None):
     return Case(
         item="linear-attention",
         name=name,
@@ -115,8 +114,9 @@ def _module(name, build, inputs, bad=None):
 
 
 CASES = [
-    _function(linear_attention, lambda: _features(4, 7), FUNCTION_BAD),
+    _function("linear_attention", linear_attention, lambda: _features(4, 7), FUNCTION_BAD),
     _function(
+        "positive_features",
         positive_features,
         lambda: (_random()(2, 3, 4), _random(1)(6, 4)),
         FEATURES_BAD | PROJECTION_BAD,

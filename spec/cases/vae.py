@@ -97,6 +97,7 @@ _BOUND = {
     "deterministic_in_eval": "the bound is an estimate by draws, in evaluation as well",
     "draws_nothing_in_eval": "the bound is an estimate by draws, in evaluation as well",
     "keeps_dtype": "the draws of two dtypes differ; spec/properties/test_vae.py asks for the dtype alone",
+    "works_under_autocast": "the draws of two dtypes differ",
     "from_scratch": "the class that is called stands here; spec/properties/test_vae.py asks it of the bounds",
 }
 

@@ -79,6 +79,15 @@ def test_dtype_is_kept(case):
     laws.keeps_dtype(case.build, case.inputs())
 
 
+@of_each(law="works_under_autocast")
+def test_mixed_precision_is_close_to_full(case):
+    """Under torch.autocast outputs are close to those of float32, and so are gradients taken outside of the region.
+
+    Source: Micikevicius et al. 2017, arXiv:1710.03740; the contract of torch.autocast: no layer is written for it.
+    """
+    laws.works_under_autocast(case.build, case.inputs())
+
+
 @of_each(law="batch_independent")
 def test_samples_do_not_see_each_other_in_training(case):
     """In train mode a sample's output does not change with the rest of its batch.

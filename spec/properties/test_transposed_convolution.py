@@ -82,6 +82,19 @@ def test_each_pixel_stamps_the_kernel(seed, kernel, stride, dilation, extra, bia
     laws.gradients_match(module, twin, normal(2, 2, 4, 5, seed=seed))
 
 
+def test_padding_may_cut_off_all_that_was_stamped():
+    """Where the padding is wider than the stamps, what is left are rows of the output padding, which hold the bias.
+
+    H' = 0·2 − 2·2 + 1 + 4 = 1 row, at place 2; the only stamp is at 0.
+
+    Source: Dumoulin & Visin 2016, relationship 14.  Convention: torch's; output_padding is below stride or dilation.
+    """
+    arguments = {"stride": (2, 1), "padding": (2, 0), "output_padding": (4, 0), "dilation": (5, 1)}
+    module = laws.randomise(ConvTranspose2d(2, 3, (1, 2), **arguments).double())
+    expected = module.bias[:, None, None].expand(2, 3, 1, 5)
+    laws.assert_close(module(normal(2, 2, 1, 4)), expected)
+
+
 @pytest.mark.parametrize(("size", "stride", "kernel", "padding", "expected"), [(5, 2, 4, 1, 10), (4, 3, 3, 0, 12)])
 def test_stride_multiplies_the_size(size, stride, kernel, padding, expected):
     """H' = (H − 1)·s − 2·padding + l·(k − 1) + 1 + output_padding: the usual settings enlarge s times.

@@ -350,6 +350,24 @@ class OverflowsInHalf(nn.Module):
         return (x + 1000) - 1000 if x.dtype == torch.bfloat16 else x * 1
 
 
+class MeetsAnotherDtype(nn.Module):
+    """Its backward pass multiplies the gradient with what was saved, as it was saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        return with_gradient(lambda t: t @ self.weight, lambda t, g: g @ self.weight)(x)
+
+
+class LosesItsProducts(nn.Module):
+    """A difference of large products: fine in float32, empty where products are bfloat16."""
+
+    def forward(self, x):
+        return (x + 1000) @ torch.eye(4, dtype=x.dtype) - 1000
+
+
 class CentredOnTheBatch(Double):
     def forward(self, x):
         return super().forward(x - x.mean(0))
@@ -433,6 +451,7 @@ LAWS = {
     "inputs_not_mutated": (WritesItsInput, WritesItsInputInEval, WritesItsGradient),
     "accepts_non_contiguous": (ReadsMemory, ReadsGradientMemory),
     "keeps_dtype": (SinglePrecisionOut, OverflowsInHalf, MakesHostTensors),
+    "works_under_autocast": (MeetsAnotherDtype, LosesItsProducts),
     "batch_independent": (CentredOnTheBatch, SeesEarlierSamples),
     "batch_independent_in_eval": (CentredOnTheBatch, SeesEarlierSamples),
     "every_parameter_receives_gradient": (Unreached, MultipliedByZero, InfiniteGradient),
@@ -450,8 +469,8 @@ def test_law_accepts_what_is_right(name):
 
 @pytest.mark.parametrize(("name", "wrong"), [(n, w) for n, planted in LAWS.items() for w in planted])
 def test_law_rejects_a_planted_defect(name, wrong):
-    # The compiler and the meta device refuse in words of their own.
-    refusal = Exception if name in ("compiles", "works_on_meta") else AssertionError
+    # The compiler, the meta device and products of two dtypes refuse in words of their own.
+    refusal = Exception if name in ("compiles", "works_on_meta", "works_under_autocast") else AssertionError
     with pytest.raises(refusal):
         law_of(name)(wrong, samples())
 

@@ -20,7 +20,7 @@ def _weights(query, key, attn_mask, is_causal, scale):
     elif attn_mask is not None:
         allowed = allowed & (attn_mask != -torch.inf)
         scores = scores + torch.where(attn_mask == -torch.inf, 0, attn_mask.to(wide))
-    scores = scores.masked_fill(~allowed, torch.finfo(wide).min)
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     grown = (scores - scores.detach().amax(-1, keepdim=True)).exp() * allowed
     total = grown.sum(-1, keepdim=True)
     return (grown / torch.where(total == 0, 1, total)).to(query.dtype)
