@@ -131,7 +131,7 @@ def _values(states):
 
 
 def _precision(like):
-    """What torch.autocast is told at present; on a device that knows no autocast, that of a CPU, which is idle there."""
+    """What torch.autocast is told at present; on other devices than these that of a CPU, which is idle there."""
     kind = like.device.type if like.device.type in ("cpu", "cuda") else "cpu"
     return {
         "device_type": kind,
