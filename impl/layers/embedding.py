@@ -19,7 +19,7 @@ class Embedding(nn.Module):
         padding_idx: a symbol whose vector starts at zero and receives no gradient.
 
     Raises:
-        ValueError: a size below 1, or a `padding_idx` that is no symbol.
+        ValueError: a size below 1, a `padding_idx` that is no symbol, or an input of another dtype than int32 or int64.
         IndexError: a number outside of [0, num_embeddings) in the input.
     """
 
@@ -37,6 +37,8 @@ class Embedding(nn.Module):
                 self.weight[padding_idx] = 0
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
+        if input.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"expected numbers of symbols as torch.int32 or torch.int64, got {input.dtype}")
         # index_select, unlike an index in brackets, does not count negative numbers from the end.
         found = self.weight.index_select(0, input.flatten()).view(*input.shape, self.embedding_dim)
         if self.padding_idx is None:

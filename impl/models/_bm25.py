@@ -56,7 +56,13 @@ class BM25:
         return math.log(1 + (self.size - n + 0.5) / (n + 0.5))
 
     def scores(self, query: Sequence) -> Float[Tensor, " documents"]:
-        """The score of every document, in float64."""
+        """The score of every document, in float64.
+
+        Raises:
+            ValueError: a query that is a string.
+        """
+        if isinstance(query, str):
+            raise ValueError(f"expected a query that is a list of words, got {query[:60]!r}")
         total = torch.zeros(self.size, dtype=torch.float64)
         for word in query:
             if word in self.postings:
@@ -64,14 +70,18 @@ class BM25:
                 total[documents] += parts
         return total
 
+    def scores_of(self, queries: Sequence[Sequence]) -> Float[Tensor, "queries documents"]:
+        """The scores for each query, a row; no row for none."""
+        return torch.cat([torch.zeros(0, self.size, dtype=torch.float64), *(self.scores(q)[None] for q in queries)])
+
     def search(self, queries: Sequence[Sequence], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         """Scores and numbers of the k best documents, or of all if there are fewer, for each query; best first.
 
         Raises:
             ValueError: k below 1, or a query that is a string.
         """
-        if k < 1 or any(isinstance(query, str) for query in queries):
-            raise ValueError(f"expected k >= 1 and queries that are lists of words, got {k} and {str(queries)[:60]}")
-        every = torch.stack([self.scores(query) for query in queries])
+        if k < 1:
+            raise ValueError(f"expected k >= 1, got {k}")
+        every = self.scores_of(queries)
         order = every.argsort(dim=1, descending=True, stable=True)[:, :k]
         return every.gather(1, order), order

@@ -45,9 +45,12 @@ class DenseIndex(nn.Module):
         return len(self.vectors)
 
     def add(self, vectors: Float[Tensor, "n dim"]) -> "DenseIndex":
-        """Take in vectors, outside of the graph; they are numbered on from those that are there. Returns itself."""
+        """Take in vectors, outside of the graph; they are numbered on from those that are there. Returns itself.
+
+        The first ones decide dtype and device, which later ones are brought to.
+        """
         vectors = self._prepared(vectors.detach())
-        self.vectors = torch.cat([self.vectors.to(vectors), vectors]) if len(self) else vectors.clone()
+        self.vectors = torch.cat([self.vectors, vectors.to(self.vectors)]) if len(self) else vectors.clone()
         return self
 
     def search(self, queries: Float[Tensor, "q dim"], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
@@ -68,7 +71,8 @@ class DenseIndex(nn.Module):
             raise ValueError(f"expected vectors (n, {self.dim}), got {tuple(vectors.shape)}")
         if self.metric == "ip":
             return vectors
-        return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-12)
+        norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        return vectors / norm.masked_fill(norm == 0, 1)
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and the bare numbers, `index.bin`, into a folder, which is made if need be."""
@@ -126,12 +130,13 @@ class DenseRetriever(nn.Module):
     @torch.no_grad()
     def index_passages(self, passages: Tensor, batch_size: int = 256) -> "DenseRetriever":
         """Encode passages, in evaluation mode, and put them in the place of those that were indexed. Returns itself."""
-        mode = self.passage_encoder.training
+        modes = {module: module.training for module in self.passage_encoder.modules()}
         self.passage_encoder.eval()
-        self.index = DenseIndex(self.index.dim)
+        self.index = DenseIndex(self.index.dim, self.index.metric)
         for batch in passages.split(batch_size):
             self.index.add(self.passage_encoder(batch))
-        self.passage_encoder.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
         return self
 
     def search(self, questions: Tensor, k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
@@ -175,6 +180,8 @@ def dpr_loss(scores: Float[Tensor, "q p"], positives: Int[Tensor, " q"] | None =
         if scores.shape[1] < len(scores):
             raise ValueError(f"expected a passage for each question, got shape {tuple(scores.shape)}")
         positives = torch.arange(len(scores), device=scores.device)
-    if positives.shape != scores.shape[:1]:
+    elif positives.shape != scores.shape[:1]:
         raise ValueError(f"expected {len(scores)} positives, got shape {tuple(positives.shape)}")
+    elif ((positives < 0) | (positives >= scores.shape[1])).any():
+        raise ValueError(f"expected positives among {scores.shape[1]} passages, got {positives.tolist()}")
     return -scores.log_softmax(dim=1).gather(1, positives[:, None]).mean()

@@ -40,7 +40,7 @@ class MambaBlock(nn.Module):
         discretization: "euler" or "zoh".
 
     Raises:
-        ValueError: a size below 1, another discretization; inputs of another shape.
+        ValueError: a size below 1, another discretization; inputs of another shape, a state of another batch.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6.
     """
@@ -83,6 +83,8 @@ class MambaBlock(nn.Module):
         if input.dim() != 3 or input.shape[-1] != width or not input.shape[1]:
             raise ValueError(f"expected input of shape (batch, tokens >= 1, {width}), got {tuple(input.shape)}")
         recent, hidden = (None, None) if state is None else (state.recent, state.hidden)
+        if recent is not None and len(recent) != len(input):
+            raise ValueError(f"expected the {len(recent)} texts that the state has seen, got {len(input)}")
         u, z = self.in_proj(input).chunk(2, dim=-1)
         u, recent = self.conv1d(u, recent)
         u = swish(u)

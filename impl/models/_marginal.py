@@ -21,11 +21,11 @@ def rag_sequence_nll(
     Args:
         doc_scores: d(z)ᵀq(x) of the passages found; a constant added to all changes nothing.
         log_probs: log p_θ of every symbol at every place of the answer, given each passage.
-        target: y.
+        target: y; where `mask` is False any number will do.
         mask: which places belong to the answer, and are no padding; all if not given.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, a mask that is not of booleans.
 
     Source: Lewis et al. 2020, §2.1, RAG-Sequence.
     """
@@ -53,12 +53,14 @@ def rag_token_nll(
 
 def _of_target(doc_scores, log_probs, target, mask):
     """log p_θ(y_i|x, z, y_<i), (b, k, t); 0 where the answer has ended."""
-    b, t = target.shape
-    if log_probs.dim() != 4 or log_probs.shape[:3] != (b, doc_scores.shape[1], t) or len(doc_scores) != b:
+    leading = doc_scores.shape + target.shape[1:]  # (b, k, t)
+    fits = doc_scores.dim() == target.dim() == 2 and log_probs.dim() == 4 and len(doc_scores) == len(target)
+    if not fits or log_probs.shape[:3] != leading:
         shapes = f"{tuple(doc_scores.shape)}, {tuple(log_probs.shape)} and {tuple(target.shape)}"
         raise ValueError(f"expected scores (b, k), log-probabilities (b, k, t, v) and a target (b, t), got {shapes}")
-    if mask is not None and mask.shape != target.shape:
-        raise ValueError(f"expected a mask {tuple(target.shape)}, got {tuple(mask.shape)}")
-    index = target[:, None, :, None].expand(b, log_probs.shape[1], t, 1)
+    if mask is not None and (mask.shape != target.shape or mask.dtype != torch.bool):
+        raise ValueError(f"expected a mask {tuple(target.shape)} of booleans, got {tuple(mask.shape)} of {mask.dtype}")
+    symbols = target if mask is None else target.masked_fill(~mask, 0)
+    index = symbols[:, None, :, None].expand(*leading, 1)
     found = log_probs.gather(3, index).squeeze(3)
     return found if mask is None else found.masked_fill(~mask[:, None], 0)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ._bm25 import BM25
-from ._text import words
+from ._text import check_passages, words
 
 
 class SentenceReader(nn.Module):
@@ -24,13 +24,14 @@ class SentenceReader(nn.Module):
         temperature: τ.
 
     Raises:
-        ValueError: no passages, or a temperature that is not above 0.
+        ValueError: no passages, one that is a string or has no sentence, or a temperature that is not above 0.
     """
 
     def __init__(self, passages: Sequence[Sequence[str]], temperature: float = 2.0):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"expected temperature > 0, got {temperature}")
+        check_passages(passages)
         self.temperature = temperature
         self.sentences = list(dict.fromkeys(sentence for passage in passages for sentence in passage))
         self.ranking = BM25([words(sentence) for sentence in self.sentences])
@@ -41,7 +42,7 @@ class SentenceReader(nn.Module):
         self, questions: Sequence[Sequence[str]], passages: Int[Tensor, "b k"], target: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b k t v"]:
         """log p_θ of every sentence, given each passage; questions are lists of words, and t is 1 or 0."""
-        scores = torch.stack([self.ranking.scores(question) for question in questions]) / self.temperature
+        scores = self.ranking.scores_of(questions) / self.temperature
         allowed = torch.zeros(*passages.shape, len(self.sentences), dtype=torch.bool)
         for place, passage in zip(allowed.flatten(0, 1), passages.flatten().tolist()):
             place[self.symbols[passage]] = True

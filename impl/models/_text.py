@@ -40,6 +40,13 @@ def chunk(items: Sequence, size: int, overlap: int = 0) -> list:
     return [items[start : start + size] for start in range(0, max(len(items) - overlap, 1), size - overlap)]
 
 
+def check_passages(passages: Sequence[Sequence[str]]) -> None:
+    """Each is a list of sentences: those of a string would be its letters."""
+    for passage in passages:
+        if isinstance(passage, str) or not passage:
+            raise ValueError(f"expected passages that are lists of sentences, got {str(passage)[:60]}")
+
+
 class Vocabulary:
     """Words ↔ numbers from 1; 0 is padding, and words that were never seen are left out.
 

@@ -11,7 +11,7 @@ from torch import Generator
 
 from ..optim.adamw import AdamW
 from ._dense import BagOfWords, DenseRetriever, dpr_loss
-from ._text import Vocabulary, words
+from ._text import Vocabulary, check_passages, words
 
 KEPT = 0.3  # the share of passages that keep the sentence, so that plain overlap of words is learned as well
 
@@ -37,12 +37,13 @@ def train_retriever(
         report: is called with the number of steps done and the loss, ten times.
 
     Raises:
-        ValueError: fewer passages than a batch needs.
+        ValueError: fewer passages than a batch needs, or one that is a string or has no sentence.
 
     Source: Lee et al. 2019, "Inverse Cloze Task"; the loss: Karpukhin et al. 2020, arXiv:2004.04906, §3.2.
     """
     if not 1 < batch_size <= len(passages):
         raise ValueError(f"expected at least {max(batch_size, 2)} passages, as many as a batch, got {len(passages)}")
+    check_passages(passages)
     generator = Generator().manual_seed(seed)
     encoder = BagOfWords(len(vocabulary), dim)
     encoder.table.data.normal_(std=0.5, generator=generator)

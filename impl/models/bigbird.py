@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..layers._multi_head import check_sizes
 from ..layers.dropout import Dropout
 from ..layers.normalization import LayerNorm
 from ..layers.transformer import FeedForward, TransformerEncoderBlock
@@ -69,6 +70,7 @@ class BigBird(nn.Module):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"expected num_layers >= 1, got {num_layers}")
+        check_sizes(block_size=block_size)
         eps = 1e-12
         self.padding_idx, self.max_len = padding_idx, max_len
         self.words, self.positions = table(vocab_size, embed_dim, padding_idx), table(max_len, embed_dim)

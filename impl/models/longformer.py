@@ -49,7 +49,7 @@ class Longformer(nn.Module):
 
     Raises:
         ValueError: sizes that do not fit; as many windows or dilations as layers are not; tokens or types of other
-            shapes, a text longer than `max_len`.
+            shapes or dtypes, a text longer than `max_len`.
 
     Source: Beltagy, Peters & Cohan 2020, arXiv:2004.05150, §3 and §5.
     """

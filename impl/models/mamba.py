@@ -38,7 +38,8 @@ class Mamba(nn.Module):
         eps: added to the mean square in RMSNorm.
 
     Raises:
-        ValueError: a size below 1, a negative eps; tokens of another shape or dtype.
+        ValueError: a size below 1, a negative eps; tokens of another shape or dtype, states of another
+            batch or number.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, §3.4 and appendix E.2.
     """

@@ -80,7 +80,12 @@ class RAG(nn.Module):
 
         It is Σ_z w_z p_θ(y_i|x, z, y_<i) (§2.5), where w is p_η(z|x) for "token", and p(z|x, y_<i) for "sequence",
         whose single passage what was said so far tells something of.
+
+        Raises:
+            ValueError: a length below 0.
         """
+        if length < 0:
+            raise ValueError(f"expected length >= 0, got {length}")
         scores, passages = self.retriever.search(questions, self.k)
         weight = scores.log_softmax(dim=1)
         answer = passages.new_zeros(len(passages), 0)
@@ -90,7 +95,7 @@ class RAG(nn.Module):
             chosen = torch.logsumexp(weight[:, :, None] + log_probs, dim=1).argmax(dim=1, keepdim=True)
             answer = torch.cat([answer, chosen], dim=1)
             if self.marginal == "sequence":
-                weight = weight + log_probs.gather(2, chosen[:, None].expand(-1, len(weight[0]), 1)).squeeze(2)
+                weight = weight + log_probs.gather(2, chosen[:, None].expand(-1, weight.shape[1], 1)).squeeze(2)
         return answer
 
 

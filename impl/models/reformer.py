@@ -47,7 +47,7 @@ class Reformer(nn.Module):
             `LSHAttention` in f, a `FeedForward` in g.
 
     Raises:
-        ValueError: sizes that do not fit; tokens of another shape or a text longer than `max_len`.
+        ValueError: sizes that do not fit; tokens of another shape or dtype, a text longer than `max_len`.
 
     Source: Kitaev, Kaiser & Levskaya 2020, arXiv:2001.04451, §2, §3 and §5.
     """

@@ -30,6 +30,8 @@ BAD = {
     "a dilation too few": _rejects(lambda: _model(num_layers=3, dilation=[1, 2]), "dilation", "[1, 2]"),
     "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
     "too long a text": _rejects(lambda: _model()(_tokens(2, 9)), "8", "(2, 9)"),
+    "tokens that are no whole numbers": _rejects(lambda: _model()(torch.ones(2, 5)), "float32"),
+    "types that are no whole numbers": _rejects(lambda: _model()(_tokens(2, 5), None, torch.zeros(2, 5)), "float32"),
     "tokens without a batch": _rejects(lambda: _model()(_tokens(5)), "(5,)"),
     "types of another length": _rejects(lambda: _model()(_tokens(2, 5), None, _tokens(2, 4)), "(2, 5)", "(2, 4)"),
     "global positions of another batch": _rejects(lambda: _model()(_tokens(2, 5), _tokens(3, 1)), "(3, 1)"),

@@ -39,6 +39,16 @@ def _bad_tokens(tokens, *mentions, call="forward", **options):
     return Bad(call=lambda: getattr(Mamba(7, 6, 1), call)(tokens, **options), mentions=mentions)
 
 
+def _two_texts_then(texts):
+    def call():
+        model = Mamba(7, 6, 1)
+        states = model.empty_states()
+        model(torch.ones(2, 3, dtype=torch.long), states)
+        model(torch.ones(texts, 1, dtype=torch.long), states)
+
+    return Bad(call=call, mentions=("2", str(texts)))
+
+
 TOKENS = torch.tensor([[3, 1, 4, 1], [5, 2, 6, 5], [3, 0, 2, 4]])
 A_IS_SHARED = "A, whose first dimension is the channels, belongs to all samples; stated in properties for u, Δ, B and C"
 BAD_SCAN = {
@@ -78,6 +88,8 @@ BAD_MODEL = {
     "tokens that are no whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
     "no states at all": _bad_tokens(TOKENS, "1", "0", states=[]),
     "states of another model": _bad_tokens(TOKENS, "1", "2", states=[None, None]),
+    "states of another batch": _two_texts_then(3),
+    "states of two texts for one": _two_texts_then(1),
     "fewer than no new tokens": _bad_tokens(TOKENS, "-1", call="generate", count=-1),
     "a temperature below 0": _bad_tokens(TOKENS, "-0.5", call="generate", count=1, temperature=-0.5),
 }

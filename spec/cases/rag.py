@@ -80,6 +80,8 @@ def _nll(nll):
         "other passages": Bad(call=lambda: nll(_random(2, 4), *_answer()[1:]), mentions=("(2, 4)",)),
         "an answer of another length": Bad(call=lambda: nll(*_answer()[:2], torch.zeros(2, 4).long())),
         "no places": Bad(call=lambda: nll(_random(2, 5), _random(2, 5, 4), _answer()[2]), mentions=("(2, 5, 4)",)),
+        "scores of one answer": Bad(call=lambda: nll(_random(5), *_answer()[1:]), mentions=("(5,)",)),
+        "a mask of numbers": Bad(call=lambda: nll(*_answer(), torch.ones(2, 3)), mentions=("float32",)),
         "a mask of another length": Bad(call=lambda: nll(*_answer(), torch.ones(2, 4) > 0), mentions=("(2, 4)",)),
     }
 
@@ -98,6 +100,7 @@ _BAD = {
     "b above 1": Bad(call=lambda: BM25(_WORDS, b=1.25), mentions=("b", "1.25")),
     "none of the best": Bad(call=lambda: BM25(_WORDS).search([["a"]], 0), mentions=("0",)),
     "a query that is a string": Bad(call=lambda: BM25(_WORDS).search(["a b"], 2), mentions=("a b",)),
+    "scores for a string": Bad(call=lambda: BM25(_WORDS).scores("a b"), mentions=("a b",)),
     "no dimension": Bad(call=_index(0), mentions=("dim", "0")),
     "an unknown metric": Bad(call=_index(3, "l2"), mentions=("l2",)),
     "vectors of another size": Bad(call=lambda: DenseIndex(3).add(_random(2, 4)), mentions=("3", "(2, 4)")),
@@ -111,10 +114,19 @@ _BAD = {
     ),
     "no passages to find": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), k=0), mentions=("k", "0")),
     "an unknown marginal": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), 2, "word"), mentions=("word",)),
+    "fewer than no symbols": Bad(call=lambda: rag().generate(_random(2, 5), -1), mentions=("length", "-1")),
     "chunks of nothing": Bad(call=lambda: chunk([1, 2], 0), mentions=("size", "0")),
     "chunks that never end": Bad(call=lambda: chunk([1, 2], 3, 3), mentions=("overlap", "3")),
     "a negative overlap": Bad(call=lambda: chunk([1, 2], 3, -1), mentions=("overlap", "-1")),
     "no temperature": Bad(call=lambda: SentenceReader([["A word."]], 0.0), mentions=("temperature", "0.0")),
+    "passages to read that are strings": Bad(call=lambda: SentenceReader(["A b.", "C d."]), mentions=("A b.",)),
+    "a passage without a sentence to read": Bad(call=lambda: SentenceReader([["A b."], []]), mentions=("[]",)),
+    "passages to learn from that are strings": Bad(
+        call=lambda: train_retriever(["A b.", "A d."], Vocabulary([["a", "b"]]), batch_size=2), mentions=("A b.",)
+    ),
+    "a passage without a sentence to learn from": Bad(
+        call=lambda: train_retriever([["A b."], []], Vocabulary([["a", "b"]]), batch_size=2), mentions=("[]",)
+    ),
     "fewer passages than a batch": Bad(
         call=lambda: train_retriever([["A b."]] * 3, Vocabulary([["a", "b"]]), batch_size=4), mentions=("4", "3")
     ),
@@ -126,6 +138,12 @@ _BAD_LOSS = {
     "no questions": Bad(call=lambda: dpr_loss(_random(0, 3)), mentions=("(0, 3)",)),
     "scores of one question": Bad(call=lambda: dpr_loss(_random(3)), mentions=("(3,)",)),
     "fewer passages than questions": Bad(call=lambda: dpr_loss(_random(3, 2)), mentions=("(3, 2)",)),
+    "a positive behind the last passage": Bad(
+        call=lambda: dpr_loss(_random(2, 3), torch.tensor([0, 3])), mentions=("3 passages", "[0, 3]")
+    ),
+    "a positive before the first passage": Bad(
+        call=lambda: dpr_loss(_random(2, 3), torch.tensor([-1, 2])), mentions=("3 passages", "[-1, 2]")
+    ),
     "other positives than questions": Bad(
         call=lambda: dpr_loss(_random(3, 5), torch.tensor([1, 0])), mentions=("3", "(2,)")
     ),

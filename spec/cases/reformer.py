@@ -58,6 +58,7 @@ MODEL_BAD = {
     "chunks of no token": _rejects(lambda: _model(feed_forward_chunk=0), "feed_forward_chunk", "0"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "9", "(2, 13)"),
+    "tokens that are no whole numbers": _rejects(lambda: _model()(torch.ones(2, 5)), "float32"),
     "tokens without a batch": _rejects(lambda: _model()(torch.ones(5, dtype=torch.int64)), "(5,)"),
 }
 

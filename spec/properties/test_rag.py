@@ -181,7 +181,8 @@ def test_huge_scores_are_no_infinities(nll):
 def test_padding_is_no_part_of_the_answer(nll, seed, length):
     """With a mask the answer is as probable as its own symbols alone; without one every place counts.
 
-    Source: Lewis et al. 2020, §2.1: N is the length of the answer.
+    Source: Lewis et al. 2020, §2.1: N is the length of the answer.  Convention: what stands in padding may be no symbol
+    at all, such as the −100 of torch's cross-entropy.
     """
     scores, log_probs, target = answers(seed=seed)
     mask = torch.tensor([[n < length for n in range(3)], [True] * 3])
@@ -190,6 +191,7 @@ def test_padding_is_no_part_of_the_answer(nll, seed, length):
     laws.assert_close(found[1:], nll(scores[1:], log_probs[1:], target[1:]))
     broken = log_probs.masked_fill(~mask[:, None, :, None], -math.inf)
     laws.assert_close(nll(scores, broken, target, mask), found)
+    laws.assert_close(nll(scores, log_probs, target.masked_fill(~mask, -100), mask), found)
 
 
 @BOTH
@@ -431,6 +433,17 @@ def test_the_best_documents_come_first():
     laws.assert_same(ids[0, 3:], torch.tensor([2, 4]))
 
 
+def test_no_questions_find_no_passages():
+    """A batch of no questions gives no scores, no numbers and no answers.
+
+    Convention: torch's, for batches of size 0.
+    """
+    for scores, ids in (BM25(CORPUS).search([], 2), DenseIndex(3).add(random(5, 3)).search(random(0, 3), 2)):
+        assert scores.shape == ids.shape == (0, 2) and scores.dtype == torch.float64 and ids.dtype == torch.int64
+    model = RAG(BM25([words(" ".join(p)) for p in PASSAGES]), SentenceReader(PASSAGES), k=2)
+    assert model.generate([]).shape == (0, 1) and model([], torch.zeros(0, 1).long()).shape == (0,)
+
+
 def test_words_may_be_anything_that_compares():
     """Numbers of words do as well as words, an empty document scores 0, and the corpus is not changed.
 
@@ -515,6 +528,31 @@ def test_cosines_are_of_vectors_without_length():
     scores, ids = DenseIndex(2).add(vectors).search(query, 3)
     assert ids.tolist() == [[0, 1, 2]]
     laws.assert_close(scores, torch.tensor([[1.5, 0.3, 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_vector_without_length_has_no_cosine(dtype):
+    """A zero vector and a zero query score 0 in every dtype, and the gradient to such a query is finite.
+
+    Convention: 0/0 is 0.  1e-12, which libraries put under the fraction, is itself 0 in float16: zero vectors were NaN
+    there, which sorts as the best of all.
+    """
+    index = DenseIndex(2, "cosine").add(torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=dtype))
+    queries = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=dtype).requires_grad_()
+    scores, ids = index.search(queries, 2)
+    laws.assert_same(scores.detach(), torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=dtype))
+    assert ids[0].tolist() == [1, 0] and torch.autograd.grad(scores.sum(), queries)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_first_vectors_decide_how_an_index_stores(dtype):
+    """Vectors of another dtype are rounded to that of the index, and those that are there keep every bit.
+
+    Convention: as said; an index that followed what came last lost 16 of 24 bits of all it held.
+    """
+    first, later = random(3, 4).float(), random(2, 4, seed=1).to(dtype)
+    index = DenseIndex(4).add(first).add(later)
+    laws.assert_same(index.vectors, torch.cat([first, later.float()]))
 
 
 def test_adding_never_changes_what_is_there():
@@ -645,6 +683,33 @@ def test_passages_are_indexed_in_evaluation():
         assert retriever.index_passages(passages, batch_size=2) is retriever
         laws.assert_close(retriever.index.vectors, encoder[0](passages).detach())
         assert encoder.training is mode and not retriever.index.vectors.requires_grad
+
+
+def test_indexing_leaves_what_is_frozen_frozen():
+    """A part of the encoder that is in evaluation stays so after indexing, though the whole is in training.
+
+    Source: the contract of torch.nn.Module.train: each module has a mode; statistics that are frozen are in evaluation.
+    """
+    encoder = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).train()
+    encoder[1].eval()
+    DenseRetriever(nn.Linear(5, 4), encoder, 4).index_passages(random(9, 6).float())
+    assert [m.training for m in encoder.modules()] == [True, True, False], "expected each module in its own mode"
+
+
+def test_indexing_anew_keeps_the_metric():
+    """Passages that are put in the place of others are searched as those were: by cosine if the index was of cosines.
+
+    Source: Lewis et al. 2020, §4.5, "Index hot-swapping": the index's contents change, nothing else.
+    """
+    retriever = DenseRetriever(nn.Identity(), nn.Identity(), 3)
+    retriever.index = DenseIndex(3, "cosine")
+    passages, questions = random(9, 3), random(2, 3, seed=1)
+    scores, _ = retriever.index_passages(passages).search(questions, 9)
+    laws.assert_close(scores, _cosines(questions, passages).sort(descending=True).values)
+
+
+def _cosines(questions, passages):
+    return nn.functional.cosine_similarity(questions[:, None], passages, dim=2)
 
 
 @given(order=permutations(4))
