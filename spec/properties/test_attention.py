@@ -873,6 +873,18 @@ def test_values_are_made_of_the_keys_sequence_by_default():
 
 
 @CROSS
+@pytest.mark.parametrize("widths", [{}, {"kdim": 5}, {"vdim": 7}])
+def test_a_width_that_is_not_given_is_that_of_the_queries(widths):
+    """kdim and vdim are embed_dim unless given, each by itself; values given are read even if shaped as the keys.
+
+    Convention: the defaults of torch.nn.MultiheadAttention.
+    """
+    module, (kdim, vdim) = ready(CrossAttention(12, 3, **widths)), (widths.get(name, 12) for name in ("kdim", "vdim"))
+    query, key, value = normal(2, 4, 12), normal(2, 6, kdim, seed=1), normal(2, 6, vdim, seed=2)
+    laws.assert_close(module(query, key, value), cross_attention_by_hand(module, query, key, value, 3, 4))
+
+
+@CROSS
 @given(order=permutations(6), queries=permutations(4), seed=seeds())
 def test_the_context_is_a_set_and_queries_keep_their_places(order, queries, seed):
     """Permuting the context with its mask changes nothing; permuting the queries permutes the output.
@@ -1024,6 +1036,23 @@ def test_cross_weights_on_request_are_those_that_were_used():
         output, weights = module.train(training)(query, key, value, key_mask=mask, need_weights=True)
         laws.assert_close(weights, expected)
     laws.assert_close(output, module(query, key, value, key_mask=mask))
+
+
+@CROSS
+def test_losses_of_cross_weights_reach_queries_and_keys():
+    """The weights have the gradients of their softmax: alignments can be trained by a loss of their own.
+
+    Source: Vaswani et al. 2017, eq. 1; guided attention, Tachibana et al. 2017, arXiv:1710.08969, §4.
+    """
+    module, mask = crossing(), some(2, 6)
+
+    def by_hand(query, key, value):
+        q, k = query @ module.q_proj_weight.T + module.in_proj_bias[:12], key @ module.k_proj_weight.T
+        return weights_by_hand(*(t.unflatten(-1, (3, 4)).transpose(1, 2) for t in (q, k)), allowed=mask[:, None, None])
+
+    laws.gradients_match(
+        lambda *tokens: module(*tokens, key_mask=mask, need_weights=True)[1], by_hand, *query_and_context()
+    )
 
 
 @CROSS
