@@ -20,12 +20,12 @@ def as_of_products(*operands):
 
 
 def without_autocast(method):
-    """`method(ctx, first, …)` with every operand in the dtype that it has."""
+    """`method(ctx, …)` with every operand in the dtype that it has."""
 
     @functools.wraps(method)
     def exact(ctx, *operands):
-        device = next(t for t in operands if t is not None).device.type
-        available = torch.amp.is_autocast_available(device)
+        device = next((t.device.type for t in operands if t is not None), "")  # all None: gradients that nobody gave
+        available = device and torch.amp.is_autocast_available(device)
         with torch.autocast(device, enabled=False) if available else contextlib.nullcontext():
             return method(ctx, *operands)
 

@@ -161,6 +161,21 @@ def test_a_cache_changes_nothing_but_the_cost(seed, cuts, absorbed, q_lora_rank)
     assert len(cache) == 9, f"expected 9 tokens in the cache, found {len(cache)}"
 
 
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_gradients_flow_through_a_cache(absorbed):
+    """Tokens in two chunks have the gradients of one call, those of the first also through c^KV and k^R in the cache.
+
+    Source: DeepSeek-AI 2024, §2.1.2: the cache spares work and changes no number.
+    """
+    module = ready(q_lora_rank=8)
+
+    def in_chunks(x):
+        cache = LatentCache()
+        return torch.cat([module(part, cache=cache, absorbed=absorbed) for part in x.split([4, 2], dim=1)], 1)
+
+    laws.gradients_match(in_chunks, lambda x: module(x), normal(2, 6, 11))
+
+
 def test_the_cache_holds_the_latent_and_one_rotated_key():
     """After n tokens the cache is c^KV, normalised, and k^R, rotated: n·(d_c + d^R) numbers a sample, none of a head.
 

@@ -580,6 +580,23 @@ def test_layers_generate_step_by_step(layer, seed, cut):
 
 
 @EACH
+def test_padding_on_the_left_works_with_a_state(layer):
+    """A padded prompt and then more tokens, the state carried, give what one pass with the whole mask gives.
+
+    In the second sample the first portion is padding alone: its state is that of nothing read.
+
+    Source: Katharopoulos et al. 2020, §3.4; batches of prompts are padded in front to generate together.
+    """
+    module, x = ready(layer(6, 2, is_causal=True)), normal(2, 7, 6)
+    mask, state = torch.arange(7) >= torch.tensor([[1], [4]]), LinearAttentionState()
+    x[~mask] = 1e2
+    portions = [module(x[:, part], mask[:, part], state) for part in (slice(0, 3), slice(3, 5), slice(5, 7))]
+    found = torch.cat(portions, 1)
+    for n, first in enumerate((1, 4)):
+        laws.assert_close(found[n, first:], module(x[n : n + 1, first:])[0])
+
+
+@EACH
 def test_tokens_without_a_mask_are_a_set(layer):
     """Not causally, permuting the tokens permutes the outputs.
 
