@@ -4,7 +4,8 @@
     importance     CV²(Σ_tokens g_i)                              Shazeer et al. 2017, arXiv:1701.06538, eq. 6-7
     z              mean (log Σ_i exp s_i)²                        Zoph et al. 2022 (ST-MoE), arXiv:2202.08906, eq. 5
 
-Convention: f sums to 1, so that an even load costs 1 for every k; transformers' sums to k.
+Convention: f sums to 1, so that an even load costs 1 for every k; transformers' sums to k. Sums over tokens are
+float32 or wider, whatever the dtype of what is summed: in bfloat16 they stop growing.
 """
 
 import torch
@@ -24,13 +25,15 @@ def load_balancing_loss(
         mask: True at tokens, False at padding, which counts nowhere; padding alone costs 0.
 
     Raises:
-        ValueError: no tokens.
+        ValueError: no tokens; choices, or a mask, of other tokens than the logits.
 
     Source: Fedus et al. 2021, arXiv:2101.03961, eq. 4-6.
     """
     if not indices.numel():
         raise ValueError(f"expected tokens to balance, got none in logits of shape {tuple(logits.shape)}")
-    experts = logits.shape[-1]
+    tokens, experts = logits.shape[:-1], logits.shape[-1]
+    _check_tokens("indices", indices.shape[:-1], tokens)
+    _check_tokens("mask", tokens if mask is None else mask.shape, tokens)
     probabilities = logits.reshape(-1, experts).softmax(-1, torch.promote_types(logits.dtype, torch.float32))
     sent = (indices[..., None] == torch.arange(experts, device=indices.device)).to(probabilities.dtype).mean(-2)
     if mask is None:
@@ -46,12 +49,18 @@ def importance_loss(gates: Float[Tensor, "*batch k"], indices: Int[Tensor, "*bat
 
     0 where all experts have the same weight, N − 1 where one has it all. Differentiable through the gates.
 
+    Raises:
+        ValueError: gates and choices of different shapes.
+
     Convention: the variance is biased, divided by N.
     Source: Shazeer et al. 2017, arXiv:1701.06538, eq. 6-7.
     """
-    importance = gates.new_zeros(num_experts).index_add(0, indices.flatten(), gates.flatten())
+    if gates.shape != indices.shape:
+        raise ValueError(f"expected as many gates as choices, {tuple(indices.shape)}, got {tuple(gates.shape)}")
+    wide = gates.flatten().to(torch.promote_types(gates.dtype, torch.float32))
+    importance = wide.new_zeros(num_experts).index_add(0, indices.flatten(), wide)
     mean = importance.mean()
-    return (importance - mean).square().mean() / mean.square()
+    return ((importance - mean).square().mean() / mean.square()).to(gates.dtype)
 
 
 def router_z_loss(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, ""]:
@@ -59,4 +68,10 @@ def router_z_loss(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, ""]:
 
     Source: Zoph et al. 2022, arXiv:2202.08906, eq. 5.
     """
-    return logits.logsumexp(-1).square().mean()
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.logsumexp(-1).square().mean().to(logits.dtype)
+
+
+def _check_tokens(name, found, expected):
+    if found != expected:
+        raise ValueError(f"expected {name} of tokens {tuple(expected)}, got {tuple(found)}")

@@ -8,7 +8,8 @@ Hu et al. 2021, arXiv:2106.09685.
 
 Convention: scale α/r; A starts uniform in ±1/√fan-in as in loralib and peft (the paper: Gaussian). Merging is explicit,
 as in peft, and keeps W₀ beside the sum: unmerging is exact, and weights that layers share are not changed under them.
-`train()` and `load_state_dict` unmerge, `eval()` does nothing; a saved state holds W₀, A and B, merged or not.
+`train()` and `load_state_dict` unmerge, `eval()` does nothing; a saved state holds W₀, A and B, merged or not, as
+`weight`, `lora_A` and `lora_B`, loralib's names.
 """
 
 import re
@@ -18,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ._lora_layers import LoRAConv2d, LoRAEmbedding, LoRALinear
+from .convolution import Conv2d
+from .embedding import Embedding
+from .linear import Linear
 
 __all__ = [
     "LoRAConv2d",
@@ -32,6 +36,7 @@ __all__ = [
     "unmerge_lora",
 ]
 
+OURS = (Linear, Conv2d, Embedding)
 LAYERS = (LoRALinear, LoRAConv2d, LoRAEmbedding)
 # The class name of a layer that can be adapted → what takes its place, and the arguments that both have.
 KINDS = {
@@ -88,6 +93,9 @@ def inject_lora(
         for name, child in parent._modules.items():
             if child in twins:
                 setattr(parent, name, twins[child])
+        if getattr(parent, "use_nested_tensor", False) and any(isinstance(m, LAYERS) for m in parent.modules()):
+            # torch.nn.TransformerEncoder packs padded texts, which only the path past its layers' calls can read.
+            parent.use_nested_tensor = False
     model = twins.get(model, model)
     mark_only_lora_as_trainable(model)
     return model
@@ -96,8 +104,8 @@ def inject_lora(
 def _adapted(layer: nn.Module, name: str, r: int, lora_alpha: float, lora_dropout: float) -> nn.Module:
     """A LoRA layer of the same sizes, dtype, device and mode, still without the weights."""
     kind = type(layer).__name__
-    if kind not in KINDS:
-        raise ValueError(f"expected {', '.join(KINDS)} to adapt, got {kind} at {name!r}")
+    if kind not in KINDS or not (type(layer) in OURS or type(layer).__module__.startswith("torch.nn.modules.")):
+        raise ValueError(f"expected {', '.join(KINDS)}, torch's or ours, to adapt, got {type(layer)} at {name!r}")
     changes_weights = [o for o in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(layer, o, None)]
     if changes_weights:
         raise ValueError(f"expected an embedding without {', '.join(changes_weights)}, got {layer} at {name!r}")
@@ -169,7 +177,11 @@ def unmerge_lora(model: nn.Module) -> None:
 
 @torch.no_grad()
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the base model with W₀ + ΔW for W₀: it loads into the model as it was before the injection."""
+    """The state of the base model with W₀ + ΔW for W₀: it loads into the model as it was before the injection.
+
+    Where one of several layers that share a weight was adapted, their names hold two tensors: load those into a model
+    that does not share it.
+    """
     state = model.state_dict()
     for prefix, layer in _lora_layers(model):
         state[f"{prefix}weight"] = layer.weight + layer.delta_weight()
@@ -193,5 +205,6 @@ def _trained(model: nn.Module, bias: str) -> set[str]:
     if bias == "lora_only":
         names |= {f"{prefix}bias" for prefix, layer in layers if layer.bias is not None}
     if bias == "all":
-        names |= {n for n, _ in model.named_parameters(remove_duplicate=False) if n.split(".")[-1] == "bias"}
+        # Also in_proj_bias of attention, and bias_ih_l0 of recurrent layers.
+        names |= {n for n, _ in model.named_parameters(remove_duplicate=False) if "bias" in n.split(".")[-1]}
     return names

@@ -10,7 +10,9 @@ experts; Zoph et al. 2022 (ST-MoE), arXiv:2202.08906, eq. 5, for the z-loss.
     capacity C = ⌈factor · k · tokens / experts⌉: an expert takes the first C tokens sent to it, of the rest it says 0
 
 Convention: places are given out token by token in the order of the input, a token's choices one after the other.
-Parameters are named as in transformers' Mixtral and DeepSeek.
+Parameters are named as in transformers' Mixtral and DeepSeek: `gate.weight` W_g, `experts.gate_up_proj` (experts,
+2·hidden, d) with the gate's rows above, or `experts.up_proj` of ReLU experts, `experts.down_proj`,
+`shared_experts.gate_proj`, `.up_proj`, `.down_proj`; W_noise is `gate.noise_weight`.
 """
 
 import math
@@ -102,7 +104,8 @@ class MixtureOfExperts(nn.Module):
         shared_features: width inside of a SwiGLU that reads every token beside the chosen experts; None for none.
 
     Raises:
-        ValueError: a size below 1, more choices than experts, a factor that is not positive; tokens of another width.
+        ValueError: a size below 1, more choices than experts, a factor that is not positive and finite; tokens of
+            another width.
 
     Source: Shazeer et al. 2017, arXiv:1701.06538, eq. 1; Dai et al. 2024, arXiv:2401.06066, eq. 9.
     """
@@ -121,8 +124,8 @@ class MixtureOfExperts(nn.Module):
     ):
         super().__init__()
         _check_sizes(hidden_features=hidden_features)
-        if capacity_factor is not None and not capacity_factor > 0:
-            raise ValueError(f"expected capacity_factor > 0 or None, got {capacity_factor}")
+        if capacity_factor is not None and not 0 < capacity_factor < math.inf:
+            raise ValueError(f"expected a finite capacity_factor > 0 or None, got {capacity_factor}")
         self.capacity_factor = capacity_factor
         self.gate = TopKRouter(embed_dim, num_experts, top_k, normalize, noisy)
         self.experts = (SwiGLUExperts if gated else ReLUExperts)(num_experts, embed_dim, hidden_features)

@@ -118,10 +118,10 @@ class LearnedPositionalEmbedding(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """The sum of tokens and positions; `positions` as in `SinusoidalPositionalEncoding`."""
         longest, width = self.weight.shape
+        places = _positions(input, width, positions)
         if isinstance(positions, int) and not 0 <= positions <= longest - input.shape[-2]:
             found = f"{input.shape[-2]} from {positions} on"
             raise ValueError(f"expected positions below max_len = {longest}, got {found}")
-        places = _positions(input, width, positions)
         return input + self.weight.index_select(0, places.flatten()).view(*places.shape, width)
 
     def extra_repr(self) -> str:
@@ -155,7 +155,9 @@ class RotaryEmbedding(nn.Module):
     ):
         super().__init__()
         rotary_dim = dim if rotary_dim is None else rotary_dim
-        frequencies = rotary_frequencies(rotary_dim, base) if frequencies is None else frequencies
+        with torch.device("cpu"):  # numbers are wanted, also where a model is built without memory
+            own = rotary_frequencies(rotary_dim, base)
+        frequencies = own if frequencies is None else frequencies
         if rotary_dim > dim or frequencies.shape != (rotary_dim // 2,):
             found = f"rotary_dim {rotary_dim} and {tuple(frequencies.shape)} frequencies"
             raise ValueError(f"expected rotary_dim <= {dim} and half as many frequencies, got {found}")

@@ -17,7 +17,14 @@ from torch.optim import Optimizer
 def next_token_loss(
     logits: Float[Tensor, "b t vocabulary"], targets: Int[Tensor, "b t"], counted: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, ""]:
-    """−log softmax(logits)[target], in nats: its mean over all targets, or over those that are counted."""
+    """−log softmax(logits)[target], in nats: its mean over all targets, or over those that are counted.
+
+    Raises:
+        ValueError: targets, or `counted`, of another shape than the tokens with logits.
+    """
+    for name, given in (("targets", targets), ("counted", counted)):
+        if given is not None and given.shape != logits.shape[:-1]:
+            raise ValueError(f"expected {name} of shape {tuple(logits.shape[:-1])}, got {tuple(given.shape)}")
     chosen = logits.gather(-1, targets[..., None].long()).squeeze(-1)
     surprise = logits.logsumexp(-1) - chosen
     return surprise.mean() if counted is None else surprise[counted].mean()
@@ -61,7 +68,8 @@ def train(
         warmup: steps until the peak; the first already moves.
         clip: largest norm of the gradient.
         generator: draws the windows.
-        report: is given a line every `every` steps, and at the last; None for silence.
+        report: is given a line every `every` steps, and at the last, of the mean loss of the last `every`:
+            "step 200 of 300: loss 2.345"; None for silence.
 
     Raises:
         ValueError: a text shorter than a window, steps or batch_size below 1.

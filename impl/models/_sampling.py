@@ -7,7 +7,7 @@
 
 Convention: temperature first, then top-k, then the nucleus of what top-k left, as in transformers. Tokens as probable
 as the k-th all stay; of equal tokens at the rim of a nucleus the first stay. T = 0 is the limit: the first of the most
-probable tokens.
+probable tokens. Chances are computed in float32 or wider, and handed back in the dtype of the logits.
 """
 
 import math
@@ -36,18 +36,19 @@ def sampling_distribution(
     check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = logits / temperature
+    dtype, wide = logits.dtype, logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = (wide - wide.amax(-1, keepdim=True)) / temperature  # differences: u/T itself may be beyond every number
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
     probabilities = logits.softmax(-1)
-    if top_p is None:
-        return probabilities
+    if top_p in (None, 1):  # rounded sums reach a mass of 1 too early
+        return probabilities.to(dtype)
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1).roll(1, -1)  # mass of the more probable: a token stays while that is below p
     before[..., 0] = -1
     kept = torch.zeros_like(probabilities).scatter(-1, order, ordered * (before < top_p))
-    return kept / kept.sum(-1, keepdim=True)
+    return (kept / kept.sum(-1, keepdim=True)).to(dtype)
 
 
 def check_sampling(temperature, top_k, top_p):

@@ -171,10 +171,15 @@ class GPT(nn.Module):
             generator: draws; with one of the same seed the text is the same.
 
         Raises:
-            ValueError: no tokens, a negative max_new_tokens, padding at the right, settings out of range.
+            ValueError: no tokens, a negative max_new_tokens, padding at the right, a mask of another shape, settings
+                out of range.
         """
+        if tokens.dim() != 2:
+            raise ValueError(f"expected tokens (batch, tokens), got shape {tuple(tokens.shape)}")
         if tokens.shape[1] < 1 or max_new_tokens < 0:
             raise ValueError(f"expected tokens and max_new_tokens >= 0, got {tokens.shape[1]} and {max_new_tokens}")
+        if key_mask is not None and key_mask.shape != tokens.shape:
+            raise ValueError(f"expected key_mask of shape {tuple(tokens.shape)}, got {tuple(key_mask.shape)}")
         if key_mask is not None and not key_mask[:, -1].all():
             raise ValueError("expected padding at the left, got some in the last column of key_mask")
         check_sampling(temperature, top_k, top_p)
@@ -195,6 +200,6 @@ class GPT(nn.Module):
             tokens = torch.cat([tokens, new], 1)
             if key_mask is not None:
                 key_mask = torch.cat([key_mask, key_mask.new_ones(len(tokens), 1)], 1)
-            if ended.all():
+            if len(tokens) and ended.all():
                 break
         return tokens

@@ -2,7 +2,7 @@
 
 import torch
 
-from impl.models.gpt import GPT, sampling_distribution, train, weights_from_gpt2
+from impl.models.gpt import GPT, next_token_loss, sampling_distribution, train, weights_from_gpt2
 from spec.cases import Bad, Case
 from spec.laws import reseed
 
@@ -17,6 +17,7 @@ def _rejects(call, *mentions):
     return Bad(call=call, mentions=mentions)
 
 
+_TARGETS = torch.zeros(4, 5, dtype=torch.long)
 _TEXT, _MASK = torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, False]])
 
 
@@ -45,6 +46,19 @@ BAD = {
     "a mask of another length": _rejects(lambda: small()(_TEXT, torch.ones(1, 4, dtype=torch.bool)), "4"),
     "nothing to predict": _rejects(lambda: small().loss(_TEXT[:, :1]), "two", "(1, 1)"),
     "one text to predict": _rejects(lambda: small().loss(_TEXT[0]), "(3,)"),
+    "targets of another batch": _rejects(
+        lambda: next_token_loss(torch.ones(4, 5, 7), _TARGETS[:1]), "(4, 5)", "(1, 5)"
+    ),
+    "targets of another length": _rejects(lambda: next_token_loss(torch.ones(4, 5, 7), _TARGETS[:, :1]), "(4, 1)"),
+    "a count of whole texts": _rejects(
+        lambda: next_token_loss(torch.ones(4, 5, 7), _TARGETS, torch.ones(4, dtype=torch.bool)), "(4, 5)", "(4,)"
+    ),
+    "one text to go on from": _rejects(_generate(_TEXT[0], 2), "(3,)"),
+    "a mask of a shorter text": _rejects(
+        _generate(torch.zeros(1, 9, dtype=torch.long), 1, key_mask=torch.ones(1, 7, dtype=torch.bool)),
+        "(1, 9)",
+        "(1, 7)",
+    ),
     "nothing to go on from": _rejects(_generate(_TEXT[:, :0], 2), "0"),
     "fewer than no tokens": _rejects(_generate(_TEXT, -1), "-1"),
     "padding at the right": _rejects(_generate(_TEXT, 1, key_mask=_MASK), "left"),

@@ -35,6 +35,13 @@ def _merged():
     return layer
 
 
+class Linear(nn.Linear):
+    """Of torch's name, and with an activation inside, as detectron2's Conv2d has one."""
+
+    def forward(self, input):
+        return super().forward(input).tanh()
+
+
 def network():
     """A table of symbols, two linear maps and a norm, torch's own."""
     reseed(0)
@@ -115,6 +122,9 @@ _BAD_MODEL = {
         ["out_proj"], "NonDynamicallyQuantizableLinear", model=lambda: nn.MultiheadAttention(6, 2)
     ),
     "adapted twice": _inject(["0"], "LoRALinear", model=lambda: nn.Sequential(LoRALinear(3, 2))),
+    "a layer that does more than its name says": _inject(
+        ["0"], "Linear", "'0'", model=lambda: nn.Sequential(Linear(3, 2))
+    ),
     "a table that renormalises itself": _inject("", "max_norm", model=lambda: nn.Embedding(5, 3, max_norm=1.0)),
     "a table of sparse gradients": _inject("", "sparse", model=lambda: nn.Embedding(5, 3, sparse=True)),
     "no rank": _inject(["1"], "r", "0", r=0),

@@ -60,6 +60,7 @@ CASES = [
             "no capacity": _bad("capacity_factor", "0", capacity_factor=0.0),
             "a negative capacity": _bad("capacity_factor", "-1", capacity_factor=-1.0),
             "a capacity that is no number": _bad("nan", capacity_factor=float("nan")),
+            "an infinite capacity": _bad("inf", capacity_factor=float("inf")),
             "a shared expert of no width": _bad("0", shared_features=0),
             "tokens of another width": Bad(
                 call=lambda: MixtureOfExperts(4, 3, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")
@@ -90,6 +91,13 @@ CASES = [
                 call=lambda: load_balancing_loss(torch.ones(0, 4), torch.ones(0, 2, dtype=torch.long)),
                 mentions=("none", "(0, 4)"),
             ),
+            "choices of other tokens": Bad(
+                call=lambda: load_balancing_loss(torch.ones(2, 3, 4), CHOICES[:1]), mentions=("(2, 3)", "(1, 3)")
+            ),
+            "a mask of tokens in another order": Bad(
+                call=lambda: load_balancing_loss(torch.ones(2, 3, 4), CHOICES, torch.ones(3, 2, dtype=torch.bool)),
+                mentions=("(2, 3)", "(3, 2)"),
+            ),
         },
         exempt={
             "batch_independent": A_MEAN,
@@ -102,6 +110,11 @@ CASES = [
         name="importance_loss",
         build=lambda: importance_loss,
         inputs=lambda: (_normal(2, 3, 2).exp(), CHOICES, 4),
+        bad={
+            "choices of other tokens": Bad(
+                call=lambda: importance_loss(torch.ones(3, 2, 2), CHOICES, 4), mentions=("(3, 2, 2)", "(2, 3, 2)")
+            ),
+        },
         exempt={
             "batch_independent": A_SUM,
             "batch_independent_in_eval": A_SUM,

@@ -34,6 +34,7 @@ LEARNED_BAD = {
     "no positions": _rejects(lambda: LearnedPositionalEmbedding(0, 6), "max_len", "0"),
     "no width": _rejects(lambda: LearnedPositionalEmbedding(7, 0), "d_model", "0"),
     "another width": _rejects(lambda: LearnedPositionalEmbedding(7, 4)(_X), "4", "(2, 3, 6)"),
+    "a vector": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(torch.ones(6)), "(6,)"),
     "a text too long": _rejects(lambda: LearnedPositionalEmbedding(2, 6)(_X), "max_len", "2", "3"),
     "a text too far": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, 5), "max_len", "7", "5"),
     "a negative position": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, -1), "7", "-1"),
@@ -43,6 +44,9 @@ ROTARY_BAD = {
     "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
     "no width": _rejects(lambda: RotaryEmbedding(0), "0"),
     "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
+    "an odd part with frequencies of its own": _rejects(
+        lambda: RotaryEmbedding(7, rotary_dim=5, frequencies=torch.ones(2).double()), "even", "5"
+    ),
     "a part wider than the whole": _rejects(lambda: RotaryEmbedding(6, rotary_dim=8), "6", "8"),
     "no base": _rejects(lambda: RotaryEmbedding(6, base=0.0), "base", "0"),
     "too few frequencies": _rejects(lambda: RotaryEmbedding(6, frequencies=torch.ones(2).double()), "(2,)"),

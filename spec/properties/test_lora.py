@@ -657,6 +657,23 @@ def test_adapters_act_inside_of_torchs_transformer():
         laws.assert_close(block(x), y)
 
 
+def test_adapters_act_on_padded_texts_in_torchs_encoder():
+    """torch.nn.TransformerEncoder packs padded texts for its fast path; with adapters inside it takes them as they are.
+
+    Source: Hu et al. 2021, §4.2.  Convention: what stands at padding is nobody's.
+    """
+    laws.reseed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = random(2, 4, 8).float(), torch.tensor([[False] * 4, [False] * 2 + [True] * 2])
+    base = model(x, src_key_padding_mask=padding)[~padding].detach()
+    inject_lora(model, ["linear1"], r=2)
+    with torch.no_grad():
+        laws.assert_close(model(x, src_key_padding_mask=padding)[~padding], base)
+        model.layers[1].linear1.lora_B.normal_()
+        laws.assert_differs(model(x, src_key_padding_mask=padding)[~padding], base, by=1e-2)
+
+
 @pytest.mark.house_rule
 def test_adapters_act_inside_of_our_layers():
     """Our linear, convolution and embedding layers are adapted like torch's, inside of attention too.
@@ -735,6 +752,10 @@ def test_biases_may_be_trained_as_well(bias, also):
     load_lora_state_dict(model, state, bias)
     for name, value in state_of(model).items():
         laws.assert_same(value, before[name] + 1 if name in wanted else before[name], what=name)
+    attention = inject_lora(nn.ModuleList([nn.Linear(3, 2), nn.MultiheadAttention(4, 2), nn.LSTM(2, 1)]), "0", r=1)
+    inside = {"1.in_proj_bias", "1.out_proj.bias", "2.bias_ih_l0", "2.bias_hh_l0"}
+    named = {"none": set(), "lora_only": {"0.bias"}, "all": {"0.bias"} | inside}[bias]
+    assert set(lora_state_dict(attention, bias)) == {"0.lora_A", "0.lora_B"} | named
     shared = nn.ModuleList([nn.Linear(3, 2), norm := nn.LayerNorm(2), nn.Sequential(norm)])
     twice = {"none": set(), "lora_only": {"0.bias"}, "all": {"0.bias", "1.bias", "2.0.bias"}}[bias]
     assert set(lora_state_dict(inject_lora(shared, "0", r=1), bias)) == {"0.lora_A", "0.lora_B"} | twice

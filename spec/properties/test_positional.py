@@ -364,6 +364,8 @@ def test_heads_turn_alike():
         laws.assert_close(module(x, 2)[:, head], module(x[:, head], 2))
         laws.assert_close(module(x, own)[:, head], module(x[:, head], own))
     laws.assert_close(module(x, 2)[1, 3], module(x[1, 3], 2))
+    groups = normal(2, 2, 4, 3, 6, seed=1)  # (batch, heads of keys, queries of each, tokens, width)
+    laws.assert_close(module(groups, own), module(groups.flatten(1, 2), own).view_as(groups))
 
 
 @ROPE
@@ -416,15 +418,26 @@ def test_a_cache_of_turned_keys_needs_no_second_turn(interleaved):
 
 @ROPE
 def test_there_is_nothing_to_learn_or_to_store():
-    """No parameters and no buffers: checkpoints with and without it load into each other, and casts change no angle.
+    """Nothing in its state: checkpoints with and without it load into each other, and casts change no angle.
 
     Source: Su et al. 2021, §3.4.2: the rotation is given.  Convention: transformers once stored inv_freq.
     """
     module = RotaryEmbedding(6)
-    assert not module.state_dict() and not list(module.buffers()), (
-        f"expected nothing, found {list(module.state_dict())}"
-    )
+    found = [*module.state_dict(), *dict(module.named_parameters())]
+    assert not found, f"expected nothing, found {found}"
     laws.assert_close(module.bfloat16()(normal(2, 3, 6), 9)[0], RotaryEmbedding(6)(normal(2, 3, 6), 9)[0])
+
+
+@ROPE
+def test_it_can_be_built_without_memory():
+    """Under `torch.device("meta")`, where models are built to be counted or filled from a checkpoint, angles are known.
+
+    Source: the contract of torch.device as a context.
+    """
+    x = normal(2, 3, 6)
+    with torch.device("meta"):
+        module = RotaryEmbedding(6, 50.0)
+    laws.assert_close(module(x, 4), RotaryEmbedding(6, 50.0)(x, 4))
 
 
 # ------------------------------------------------------------------------------------------------ frequencies

@@ -1,5 +1,6 @@
 """Transformer blocks and feed-forward networks.  Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020."""
 
+import inspect
 import math
 
 import pytest
@@ -143,6 +144,21 @@ def test_any_function_is_an_activation():
     laws.assert_close(module(x), expected + module.linear2.bias)
     learned = ready(FeedForward(5, 7, nn.PReLU()))
     assert "activation.weight" in dict(learned.named_parameters()), "expected the slope to be a parameter"
+
+
+def test_hidden_features_are_dropped_behind_the_activation():
+    """Of act = cos and a hidden 0, cos(0) = 1 becomes 0 or 1/(1 − p); dropped before it, it would stay 1.
+
+    Source: Vaswani et al. 2017, §5.4.  Convention: torch.nn.TransformerEncoderLayer; for ReLU both orders are one.
+    """
+    module = FeedForward(6, 6, torch.cos, dropout=0.75).double()
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    module.linear2.weight.data = torch.eye(6, dtype=torch.float64)
+    x = normal(50, 6)
+    found = set(module.train()(x).unique().tolist())
+    assert found == {0.0, 4.0}, f"expected 1 to become 0 or 4, found {found}"
+    laws.assert_close(module.eval()(x), torch.ones_like(x))
 
 
 def test_feed_forward_sees_one_token_at_a_time():
@@ -413,6 +429,23 @@ def test_a_gated_network_takes_the_place_of_the_maps(norm_first, gated):
     )
 
 
+@both_norms
+def test_a_part_without_layers_is_a_part(norm_first):
+    """An empty nn.Sequential, whose truth value is false, is the identity in place of the maps, or of the attention.
+
+    Source: the contract of Python's truth values: what has no elements is false, and is not None.
+    """
+    x, options = normal(2, 5, WIDTH), {"dropout": 0.0, "layer_norm_eps": EPS, "norm_first": norm_first}
+    bare = ready(TransformerEncoderBlock(WIDTH, self_attn=nn.Sequential(), feed_forward=nn.Sequential(), **options))
+    state = dict(bare.named_parameters())
+    laws.assert_close(bare(x), by_hand(state, [lambda t: t, lambda t: t], x, norm_first))
+    module = decoder(norm_first=norm_first, feed_forward=nn.Sequential(), is_causal=False)
+    state, memory = dict(module.named_parameters()), normal(2, 7, WIDTH, seed=1)
+    own = lambda t: attention(state, "self_attn", t, t, torch.ones(5, 5))  # noqa: E731
+    read = lambda t: attention(state, "multihead_attn", t, memory, torch.ones(5, 7))  # noqa: E731
+    laws.assert_close(module(x, memory), by_hand(state, [own, read, lambda t: t], x, norm_first))
+
+
 def test_parameters_are_counted():
     """d_ff = 4d gives an encoder block 12d² + 13d parameters; SwiGLU of 8d/3 as many weights as FFN of 4d.
 
@@ -495,12 +528,12 @@ def test_defaults_are_torchs():
             (x, memory, future),
         ),
     ):
-        found = sorted({m.p for m in ours.modules() if hasattr(m, "p")})
-        assert found == [0.1] and ours.self_attn.dropout == 0.1, f"expected dropout of 0.1, found {found}"
+        found = inspect.signature(type(ours)).parameters["dropout"].default
+        assert found == 0.1, f"expected dropout of 0.1, found {found}"
         ours.double().eval().load_state_dict(theirs.double().eval().state_dict())
         laws.assert_close(ours(*given_to_ours), theirs(*given_to_theirs))
-    narrow = ready(FeedForward(5, 7))
-    assert narrow.dropout.p == 0, f"expected a feed-forward network alone to drop nothing, found {narrow.dropout.p}"
+    narrow, x = ready(FeedForward(5, 7)), normal(2, 3, 5)
+    laws.assert_close(narrow.train()(x), feed_forward(narrow.state_dict(), x, "relu"))
 
 
 def test_parameters_start_as_torchs():
@@ -523,9 +556,18 @@ def test_parameters_start_as_torchs():
         laws.assert_same(norm.bias.detach(), torch.zeros(48))
 
 
-@pytest.mark.parametrize("branch", ["attention", "context", "feed-forward"])
+@pytest.mark.parametrize(
+    ("block", "branch"),
+    [
+        (TransformerEncoderBlock, "attention"),
+        (TransformerEncoderBlock, "feed-forward"),
+        (TransformerDecoderBlock, "attention"),
+        (TransformerDecoderBlock, "context"),
+        (TransformerDecoderBlock, "feed-forward"),
+    ],
+)
 @both_norms
-def test_dropout_is_inside_and_behind_every_branch(branch, norm_first):
+def test_dropout_is_inside_and_behind_every_branch(block, branch, norm_first):
     """In training a constant branch of 1 becomes 0 or 1/(1 − p)²: dropped inside and behind; in evaluation it stays.
 
     Inside are the attention's weights, or the hidden features. Of 12,000 numbers 56 % ± 2 stay for p = 0.25 (4 σ; a
@@ -533,22 +575,21 @@ def test_dropout_is_inside_and_behind_every_branch(branch, norm_first):
 
     Source: Vaswani et al. 2017, §5.4, behind each branch.  Convention: the three dropouts of torch's layers.
     """
-    block = TransformerDecoderBlock(WIDTH, HEADS, WIDTH, dropout=0.25, norm_first=norm_first).double()
+    decodes = block is TransformerDecoderBlock
+    block = block(WIDTH, HEADS, WIDTH, dropout=0.25, norm_first=norm_first).double()
     for parameter in block.parameters():
         parameter.data.zero_()
     one, eye = torch.ones(WIDTH, dtype=torch.float64), torch.eye(WIDTH, dtype=torch.float64)
     if branch == "feed-forward":
-        block.linear1.bias.data, block.linear2.weight.data, norm = one, eye, block.norm3
+        block.linear1.bias.data, block.linear2.weight.data = one, eye
     else:
-        layer, norm = (block.self_attn, block.norm1) if branch == "attention" else (block.multihead_attn, block.norm2)
+        layer = block.self_attn if branch == "attention" else block.multihead_attn
         layer.in_proj_bias.data[-WIDTH:], layer.out_proj.weight.data = one, eye
-    block.norm1 = block.norm2 = block.norm3 = nn.Identity()
-    x, memory = torch.zeros(1000, 1, WIDTH, dtype=torch.float64), normal(1000, 1, WIDTH)
-    laws.assert_close(block.eval()(x, memory), torch.ones_like(x))
-    found = block.train()(x, memory)
+    for name in ("norm1", "norm2", "norm3")[: 2 + decodes]:
+        setattr(block, name, nn.Identity())
+    x, memory = torch.zeros(1000, 1, WIDTH, dtype=torch.float64), [normal(1000, 1, WIDTH)] * decodes
+    laws.assert_close(block.eval()(x, *memory), torch.ones_like(x))
+    found = block.train()(x, *memory)
     laws.assert_close(found, (found > 0.5).double() / 0.75**2)
     share = (found > 0.5).double().mean().item()
     assert abs(share - 0.5625) < 0.03, f"expected 56 % to stay, found {share:.3f}"
-    twin = TransformerEncoderBlock(WIDTH, HEADS, WIDTH, dropout=0.25, norm_first=norm_first).double()
-    places = [twin.dropout1, twin.dropout2, twin.dropout]
-    assert [d.p for d in places] == [0.25] * 3 and twin.self_attn.dropout == 0.25, "expected all dropouts of 0.25"

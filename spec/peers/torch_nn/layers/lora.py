@@ -198,6 +198,8 @@ def inject_lora(model, target_modules, r=8, lora_alpha=16, lora_dropout=0.0):
         for name, child in list(parent._modules.items()):
             if id(child) in twins:
                 parent._modules[name] = twins[id(child)]
+        if isinstance(parent, nn.TransformerEncoder):
+            parent.use_nested_tensor = False
     model = twins.get(id(model), model)
     mark_only_lora_as_trainable(model)
     return model
@@ -211,7 +213,11 @@ def _names(model, bias):
     if bias == "lora_only":
         names += [f"{n}.bias".lstrip(".") for n, m in layers if m.bias is not None]
     if bias == "all":
-        names += [n for n, _ in model.named_parameters(remove_duplicate=False) if f".{n}".endswith(".bias")]
+        names += [
+            n
+            for n, _ in model.named_parameters(remove_duplicate=False)
+            if n.rpartition(".")[2].startswith(("bias", "in_proj_bias"))
+        ]
     return names
 
 

@@ -55,7 +55,8 @@ class TransformerEncoderBlock(nn.TransformerEncoderLayer):
         super().__init__(
             d_model, nhead or 1, dim_feedforward, dropout, activation, layer_norm_eps, True, norm_first, bias
         )
-        self.self_attn = self_attn or MultiHeadAttention(d_model, nhead, dropout, bias, is_causal)
+        own = MultiHeadAttention(d_model, nhead, dropout, bias, is_causal) if self_attn is None else self_attn
+        self.self_attn = own
         if feed_forward is not None:
             del self.linear1, self.linear2
             self.feed_forward = feed_forward

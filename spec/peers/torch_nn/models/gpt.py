@@ -53,25 +53,26 @@ def weights_from_gpt2(state):
 
 
 def next_token_loss(logits, targets, counted=None):
-    targets = targets if counted is None else targets.masked_fill(~counted, -100)
+    targets = targets.long() if counted is None else targets.long().masked_fill(~counted, -100)
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def sampling_distribution(logits, temperature=1.0, top_k=None, top_p=None):
     if temperature == 0:
         return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    chances = (logits / temperature).softmax(-1)
+    dtype, logits = logits.dtype, logits.double()
+    chances = nn.functional.softmin((logits.amax(-1, keepdim=True) - logits) / temperature, -1)
     if top_k is not None and top_k < logits.shape[-1]:
         kth = chances.kthvalue(logits.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
         chances = torch.where(chances >= kth, chances, 0)
         chances = chances / chances.sum(-1, keepdim=True)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         order = chances.argsort(dim=-1, descending=True, stable=True)
         reached = chances.gather(-1, order).cumsum(-1) >= top_p
         last = torch.where(reached.any(-1), reached.int().argmax(-1), logits.shape[-1] - 1)
         rank = order.argsort(-1)
         chances = torch.where(rank <= last[..., None], chances, 0)
-    return chances / chances.sum(-1, keepdim=True)
+    return (chances / chances.sum(-1, keepdim=True)).to(dtype)
 
 
 def decay_groups(model, weight_decay):
@@ -181,11 +182,11 @@ class GPT(nn.Module):
             start = tokens.shape[1]
             new = torch.multinomial(
                 sampling_distribution(logits[:, -1], temperature, top_k, top_p), 1, generator=generator
-            )
+            ).to(tokens.dtype)
             if stop_token is not None:
                 new[done] = stop_token
                 done |= new[:, 0] == stop_token
             tokens, mask = torch.cat([tokens, new], 1), nn.functional.pad(mask, (0, 1), value=True)
-            if done.all():
+            if len(done) and done.all():
                 break
         return tokens

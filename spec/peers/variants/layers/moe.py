@@ -144,4 +144,4 @@ def importance_loss(gates, indices, num_experts):
 
 
 def router_z_loss(logits):
-    return torch.logsumexp(logits, -1).pow(2).mean()
+    return torch.logsumexp(logits.double(), -1).pow(2).mean().to(logits.dtype)

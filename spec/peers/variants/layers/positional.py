@@ -20,7 +20,7 @@ __all__ = [
 
 def rotary_frequencies(dim, base=10000.0):
     _check(dim, base)
-    return torch.tensor([base ** (-2 * i / dim) for i in range(dim // 2)], dtype=torch.float64)
+    return torch.tensor([base ** (-2 * i / dim) for i in range(dim // 2)], dtype=torch.float64, device="cpu")
 
 
 def _check(dim, base):
