@@ -377,6 +377,17 @@ def test_embeddings_are_summed(what):
     laws.assert_differs(net.encode(tokens), net.encode(tokens, 1 + 0 * tokens), by=1e-3)
 
 
+def test_as_many_tokens_as_foreseen_are_read():
+    """A text of max_len tokens is read to its end, also where max_len is no multiple of the block.
+
+    Source: Zaheer et al. 2020, §4: texts of 4096 tokens.  Convention: the last block may be cut short.
+    """
+    net, tokens = model(max_len=11, block_size=4), text(1, 11)
+    before = net(tokens)
+    net.positions.weight.data[10] += normal(6)
+    laws.assert_differs(net(tokens)[:, 10], before[:, 10], by=1e-3)
+
+
 def test_without_branches_the_embeddings_pass_all_norms():
     """With zero output maps a layer is LN(LN(x)): post-norm, two norms a layer, after the embeddings' own.
 
