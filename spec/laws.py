@@ -139,6 +139,31 @@ def gradients(function, inputs: Sequence, seed: int = 0, lay_out: Callable[[Tens
     return outputs, torch.autograd.grad(found, wanted, cotangents, allow_unused=True, materialize_grads=True)
 
 
+def dropped_shares(encoder, *inputs) -> dict[str, float]:
+    """What share of the numbers an encoder of one post-norm layer drops in training, place by place."""
+    (layer,), seen = encoder.layers, {}
+    for name, module in {"start": encoder.norm, "layer": layer, "one": layer.norm1, "two": layer.norm2}.items():
+        module.register_forward_hook(lambda _, given, made, name=name: seen.update({name: (given[0], made)}))
+    encoder.train()(*inputs)
+    numbers = {
+        "before the embeddings' norm": seen["start"][0],
+        "behind the embeddings' norm": seen["layer"][0],
+        "attention's output": seen["one"][0] - seen["layer"][0],
+        "feed-forward network's output": seen["two"][0] - seen["one"][1],
+    }
+    return {place: (found == 0).double().mean().item() for place, found in numbers.items()}
+
+
+def dropped_weights(attention, heads: int) -> float:
+    """What share of attention's weights is dropped in training: of 800 heads or more, each on a token that is alone."""
+    attention = copy.deepcopy(attention).train()
+    nn.init.eye_(attention.out_proj.weight)
+    if attention.out_proj.bias is not None:
+        nn.init.zeros_(attention.out_proj.bias)
+    (tokens,) = random_like([attention.out_proj.weight.new_empty(400, 1, len(attention.out_proj.weight))])
+    return (attention(tokens).unflatten(-1, (heads, -1)) == 0).all(-1).double().mean().item()
+
+
 def _differentiable(t):
     return isinstance(t, Tensor) and t.is_floating_point()
 

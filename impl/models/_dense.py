@@ -26,6 +26,9 @@ class DenseIndex(nn.Module):
         dim: size of a vector.
         metric: "ip", or "cosine": both sides are divided by their norms.
 
+    Attributes:
+        vectors: those that were added (n, dim), a buffer.
+
     Raises:
         ValueError: a size below 1, another metric, vectors of another size, a search in nothing, or k below 1.
 
@@ -112,6 +115,9 @@ class DenseRetriever(nn.Module):
         question_encoder, passage_encoder: E_Q and E_P, each from a batch to as many vectors of size `dim`.
         dim: size of the vectors.
 
+    Attributes:
+        index: the passages' `DenseIndex`, by inner product.
+
     Raises:
         ValueError: as `DenseIndex`.
 
@@ -150,6 +156,9 @@ class BagOfWords(nn.Module):
     Args:
         vocabulary_size: how many numbers there are, the padding among them.
         dim: size of a vector.
+
+    Attributes:
+        table: the vectors (vocabulary_size, dim).
     """
 
     def __init__(self, vocabulary_size: int, dim: int):

@@ -57,7 +57,7 @@ class LSHAttention(nn.Module):
 
     Attributes:
         rotations: R (heads, d_k, rounds, b/2), a buffer, drawn at construction.
-        qk_proj, v_proj, out_proj: the linear maps.
+        qk_proj, v_proj, out_proj: the linear maps; num_buckets, chunk_length, is_causal: as given.
 
     Raises:
         ValueError: sizes below 1 or that do not divide, an odd number of buckets above 1, `dropout` outside [0, 1);

@@ -18,11 +18,11 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def model(seed=0, **options):
+def model(seed=0, symbols=7, **options):
     """float64, random parameters of a size at which no head is saturated, no dropout."""
     laws.reseed(seed)
     sizes = {"embed_dim": 6, "num_heads": 2, "window": 4, "num_layers": 2, "dim_feedforward": 10, "max_len": 40}
-    net = Longformer(7, **sizes | {"num_types": 2, "dropout": 0.0, "padding_idx": PADDING} | options)
+    net = Longformer(symbols, **sizes | {"num_types": 2, "dropout": 0.0, "padding_idx": PADDING} | options)
     laws.randomise(net.double(), seed)
     for parameter in net.parameters():
         parameter.data.mul_(0.5)
@@ -37,27 +37,12 @@ def layer_norm(x, norm):
     return nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias)
 
 
-def reads(net, n, positions=None):
-    """Whose word moves whose features: (n, n) of booleans, by the Jacobian of the words' vectors.
-
-    The words' vectors go in as numbers: `words` is replaced for the time by what hands them on.
-    """
-
-    class Given(nn.Module):
-        def forward(self, tokens):
-            return self.vectors
-
-    given = Given()
-    words, net.words = net.words, given
-
-    def features(vectors):
-        given.vectors = vectors[None]
-        return net.encode(torch.full((1, n), 3), positions)[0].sum(-1)
-
-    try:
-        return torch.autograd.functional.jacobian(features, words.weight[text(n)].detach()).abs().sum(-1) > 0
-    finally:
-        net.words = words
+def reads(n, positions=None, **options):
+    """Whose word moves whose features: (n, n) of booleans, by the gradient to the table; no word comes twice."""
+    net, tokens = model(symbols=3 + n, **options), 3 + torch.arange(n)[None]
+    features = net.encode(tokens, positions)[0].sum(-1)
+    rows = [torch.autograd.grad(one, net.words.weight, retain_graph=True)[0][3:] for one in features]
+    return torch.stack(rows).abs().sum(-1) > 0
 
 
 # ---------------------------------------------------------------------------------------------- windows
@@ -71,7 +56,7 @@ def test_layers_reach_as_far_as_their_windows_add_up(window, dilation, reach):
 
     Source: Beltagy et al. 2020, §3.1, a receptive field of ℓ × w, and §3.2, windows that grow from layer to layer.
     """
-    found = reads(model(window=window, dilation=dilation), 13)
+    found = reads(13, window=window, dilation=dilation)
     gap = (torch.arange(13)[:, None] - torch.arange(13)).abs()
     assert not found[gap > reach].any(), f"expected nothing beyond {reach} tokens, found {found.int().tolist()}"
     assert found[gap == reach].all(), f"expected tokens to reach {reach} far, found {found.int().tolist()}"
@@ -98,7 +83,7 @@ def test_global_tokens_connect_every_pair_in_two_layers():
 
     Source: Beltagy et al. 2020, §3.1, Global Attention.
     """
-    assert reads(model(window=2), 13, torch.tensor([[5]])).all(), "expected every pair to be connected"
+    assert reads(13, torch.tensor([[5]]), window=2).all(), "expected every pair to be connected"
     net, tokens = model(window=2), text(2, 13)
     found = net(tokens, torch.tensor([[5, -1], [0, 12]]))
     for sample, row in enumerate(([5], [12, 0])):
@@ -250,23 +235,21 @@ def test_global_projections_start_as_copies_in_every_layer():
 
 
 def test_dropout_stands_behind_the_embeddings_norm_and_in_each_branch():
-    """In training about p of the normalized embeddings are dropped; what goes into the norm is whole.
+    """In training about p of the normalized embeddings, of each branch's output and of the weights of attention are
+    dropped; what goes into the embeddings' norm is whole, and so is what stands inside of the feed-forward network.
 
     Source: RoBERTa's code, as transformers' LongformerEmbeddings.  Convention: BigBird drops before the norm instead.
     """
     laws.reseed(0)
     net = Longformer(7, 400, 2, 4, 1, 1, 8, max_len=30, dropout=0.5, padding_idx=PADDING).double()
-    found = []
-    net.norm.register_forward_hook(lambda module, inputs, output: found.append(inputs[0]))
-    net.layers[0].register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
-    net(text(2, 20))
-    dropped = (found[1] == 0).double().mean().item()
-    assert (found[0] != 0).all(), "expected nothing dropped before the norm"
-    assert 0.45 < dropped < 0.55, f"expected about half dropped, found {dropped:.3f}"
-    (layer,) = net.layers
-    rates = [net.dropout.p, layer.dropout1.p, layer.dropout2.p, layer.self_attn.dropout]
-    assert rates == [0.5] * 4, f"expected one rate for all, found {rates}"
-    assert layer.feed_forward.dropout.p == 0, "expected RoBERTa's feed-forward network, without dropout inside"
+    seen = laws.dropped_shares(net, text(2, 20))
+    assert not seen["before the embeddings' norm"], "expected nothing dropped before the norm"
+    for place in ("behind the embeddings' norm", "attention's output", "feed-forward network's output"):
+        assert 0.45 < seen[place] < 0.55, f"expected about half dropped, found {seen}"
+    (layer,), x = net.layers, normal(1, 20, 400)
+    share = laws.dropped_weights(layer.self_attn, 2)
+    assert 0.4 < share < 0.6, f"expected about half of attention's weights dropped, found {share:.3f}"
+    laws.assert_same(layer.feed_forward.train()(x), layer.feed_forward.eval()(x))
 
 
 def test_the_model_costs_in_proportion_to_the_length():

@@ -530,6 +530,21 @@ def test_cosines_are_of_vectors_without_length():
     laws.assert_close(scores, torch.tensor([[1.5, 0.3, 0.0]], dtype=torch.float64))
 
 
+def test_cosines_have_the_gradient_of_cosines():
+    """∂ cos/∂q has nothing along q: the gradient passes the division by the query's norm.
+
+    Source: the derivative of the definition.
+    """
+    vectors, queries = random(5, 3), random(2, 3, seed=1)
+    index = DenseIndex(3, "cosine").add(vectors)
+
+    def found(queries):
+        scores, ids = index.search(queries, 5)
+        return scores.gather(1, ids.argsort(1))
+
+    laws.gradients_match(found, lambda queries: _cosines(queries, vectors), queries)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_vector_without_length_has_no_cosine(dtype):
     """A zero vector and a zero query score 0 in every dtype, and the gradient to such a query is finite.
@@ -597,6 +612,17 @@ def test_an_index_is_saved_and_loaded(dtype, metric, tmp_path):
     assert (tmp_path / "a" / "b" / "index.bin").stat().st_size == 15 * dtype.itemsize
     loaded.add(random(1, 3))
     assert len(DenseIndex.load(tmp_path / "a" / "b")) == 5
+
+
+def test_a_loaded_index_is_no_view_of_its_file(tmp_path):
+    """What is written over the file later changes nothing of an index that was loaded from it.
+
+    Convention: `load` copies, as `add` does.
+    """
+    DenseIndex(3).add(random(5, 3)).save(tmp_path)
+    loaded = DenseIndex.load(tmp_path)
+    DenseIndex(3).add(random(5, 3, seed=1)).save(tmp_path)
+    laws.assert_same(loaded.vectors, random(5, 3))
 
 
 def test_a_torn_index_is_refused(tmp_path):
@@ -724,6 +750,7 @@ def test_a_bag_of_words_is_a_mean(order):
     laws.assert_close(found, ((encoder.table[3] + 2 * encoder.table[7] + encoder.table[1]) / 4)[None])
     laws.invariant(encoder, text, lambda t: t[:, order])
     laws.assert_close(encoder(torch.tensor([[0, 3, 0, 7, 7, 1, 0]])), found)
+    laws.assert_close(encoder(torch.tensor([[0, 8]])), encoder.table[8:], what="a text of one word")
     laws.assert_same(encoder(torch.tensor([[0, 0], [0, 0]])).detach(), torch.zeros(2, 5))
     assert encoder(torch.zeros(2, 0).long()).shape == (2, 5)
     assert 0.3 < BagOfWords(200, 20).table.std() < 0.7
@@ -847,6 +874,8 @@ def test_a_retriever_is_trained_from_bare_passages():
     assert [step for step, _ in seen[:10]] == list(range(3, 33, 3)) and seen[9][1] < 0.5 * seen[0][1]
     laws.assert_same(found[0], found[1])
     laws.assert_differs(found[0], found[2], by=1e-2)
+    own = retriever.question_encoder.table, retriever.passage_encoder.table
+    laws.assert_differs(*own, by=1e-2, what="encoder of questions against that of passages")
     assert len(retriever.index) == 20
     _, ids = retriever.search(vocabulary.encode([[f"x{n}", f"z{n}"] for n in range(20)]), 1)
     assert (ids[:, 0] == torch.arange(20)).float().mean() >= 0.6

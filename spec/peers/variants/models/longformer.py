@@ -10,8 +10,7 @@ class _Layer(nn.Module):
     def __init__(self, width, heads, window, dilation, hidden, p):
         super().__init__()
         self.self_attn = SlidingWindowAttention(width, heads, window, dilation, p)
-        self.self_attn.dropout = p
-        parts = {"linear1": nn.Linear(width, hidden), "act": nn.GELU(), "dropout": nn.Dropout(0.0)}
+        parts = {"linear1": nn.Linear(width, hidden), "act": nn.GELU()}
         self.feed_forward = _Named(parts | {"linear2": nn.Linear(hidden, width)})
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout1, self.dropout2 = nn.Dropout(p), nn.Dropout(p)

@@ -29,7 +29,8 @@ class LSHAttention(nn.Module):
     def forward(self, input, key_mask=None):
         b, n, _ = input.shape
         heads, width, rounds, half = self.rotations.shape
-        query, value = (p(input).view(b, n, heads, width).transpose(1, 2) for p in (self.qk_proj, self.v_proj))
+        wide = torch.promote_types(input.dtype, torch.float32)
+        query, value = (p(input).to(wide).view(b, n, heads, width).transpose(1, 2) for p in (self.qk_proj, self.v_proj))
         rotations = torch.randn_like(self.rotations) if self.training else self.rotations
         buckets = torch.zeros(b, heads, rounds, n, dtype=torch.int64, device=input.device)
         if half:
@@ -57,7 +58,7 @@ class LSHAttention(nn.Module):
         scores = torch.where(who == place[:, None], scores - 1e5, scores).masked_fill(~valid, -torch.inf)
         weights = nn.functional.dropout(scores.softmax(-1), self.p, self.training)
         read = torch.einsum("bhnk,bhnkd->bhnd", weights, values)
-        return self.out_proj(read.transpose(1, 2).flatten(2))
+        return self.out_proj(read.transpose(1, 2).flatten(2).to(input.dtype))
 
 
 class ReversibleBlock(nn.Module):
