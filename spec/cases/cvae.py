@@ -67,18 +67,25 @@ class Prediction(nn.Module):
 def perceptrons(prior: bool = True, seed: int = 0):
     """7 Bernoulli pixels, conditions of 4 numbers, 3 latent dimensions."""
     reseed(seed)
-    encoder = nn.Sequential(nn.Linear(11, 8), nn.Tanh(), nn.Linear(8, 6))
+    encoder = nn.Sequential(nn.Linear(11, 6), nn.Tanh())
     decoder = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 7))
-    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6)) if prior else None
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh()) if prior else None
     return ConditionalVAE(Concatenated(encoder), Concatenated(decoder), 3, prior=network)
 
 
 def labelled_images():
-    """Gaussian images (2, 2, 5) that know their class, of 4: one-hot codes stand at every pixel of the encoder."""
+    """Gaussian images (1, 2, 3) that know their class, of 5: one-hot codes stand at every pixel of the encoder."""
     reseed(0)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(60, 6), nn.Tanh())
-    decoder = nn.Sequential(nn.Linear(7, 40), nn.Unflatten(1, (4, 2, 5)))
-    return ConditionalVAE(Concatenated(encoder), Concatenated(decoder), 3, "gaussian", nn.Linear(4, 6))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh())
+    decoder = nn.Sequential(nn.Linear(9, 12), nn.Unflatten(1, (2, 2, 3)))
+    return ConditionalVAE(Concatenated(encoder), Concatenated(decoder), 4, "gaussian", nn.Linear(5, 8))
+
+
+def small():
+    """4 Bernoulli pixels, conditions of 3 numbers, 1 latent dimension; few weights, for what is differentiated."""
+    reseed(0)
+    encoder, decoder = nn.Linear(7, 2), nn.Sequential(nn.Tanh(), nn.Linear(4, 4))
+    return ConditionalVAE(Concatenated(encoder), Concatenated(decoder), 1, prior=nn.Linear(3, 2))
 
 
 class Table(nn.Module):
@@ -108,7 +115,7 @@ def shades_and_conditions():
 
 
 def images_and_classes():
-    return _random(3, 2, 2, 5), torch.eye(4)[[2, 0, 3]]
+    return _random(3, 1, 2, 3), torch.eye(5)[[2, 0, 4]]
 
 
 def _model(encoder: int = 6, decoder: int = 7, prior: int = 6, likelihood: str = "bernoulli"):
@@ -194,8 +201,8 @@ def _bound(name, exempt=_DRAWS, **arguments):
     return Case(
         item="cvae",
         name=f"ConditionalVAE.{name}",
-        build=lambda: Bound(perceptrons(), name, **arguments),
-        inputs=shades_and_conditions,
+        build=lambda: Bound(small(), name, **arguments),
+        inputs=lambda: (torch.rand(2, 4, generator=torch.Generator().manual_seed(0)), _random(2, 3, seed=1)),
         exempt=exempt,
     )
 
@@ -212,10 +219,8 @@ CASES = [
             "every_parameter_receives_gradient": "a table's row of a class that the batch lacks gets gradient zero"
         },
     ),
-    _bound("elbo", beta=0.7),
-    _bound("importance_bound"),
     _bound("hybrid", alpha=0.3),
-    _bound("gsnn", _DRAWS | _WITHOUT_ENCODER),
+    _bound("importance_bound"),
     _bound("monte_carlo_bound", _DRAWS | _WITHOUT_ENCODER),
     Case(
         item="cvae",
@@ -227,7 +232,7 @@ CASES = [
     Case(
         item="cvae",
         name="Concatenated",
-        build=lambda: Concatenated(nn.Sequential(nn.Flatten(), nn.Linear(60, 3))),
+        build=lambda: Concatenated(nn.Sequential(nn.Flatten(), nn.Linear(36, 2))),
         inputs=images_and_classes,
         bad=_BAD_CONCATENATED,
     ),
