@@ -12,6 +12,7 @@ bounds are to be maximised; `forward` in eval mode decodes the posterior mean, w
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,37 @@ def gaussian_kl(
 def log_normal(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(x; μ, σ²), element by element."""
     return -0.5 * (math.log(2 * math.pi) + logvar + (x - mu).square() * (-logvar).exp())
+
+
+def log_likelihood(
+    decoder: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch features *space"],
+    z: Float[Tensor, "*samples batch latent"],
+    likelihood: str,
+) -> Float[Tensor, "*samples batch"]:
+    """log p(x|z) as the decoder's output says, summed over the dimensions of x.
+
+    Args:
+        decoder: (samples·B, latent) → outputs as `VAE` describes them.
+        likelihood: "bernoulli" or "gaussian".
+
+    Raises:
+        ValueError: the decoder's outputs do not have the shape of x.
+
+    Source: Kingma & Welling 2013, appendix C.
+    """
+    dim = z.dim() - 1  # the first dimension of the data
+    output = decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+    parameters = (output,) if likelihood == "bernoulli" else output.chunk(2, dim=dim)
+    if parameters[0].shape[dim:] != x.shape[1:]:
+        found = tuple(parameters[0].shape[dim:])
+        raise ValueError(f"expected the decoder to give the data's shape {tuple(x.shape[1:])}, got {found}")
+    if likelihood == "bernoulli":
+        # x log y + (1 − x) log(1 − y) at y = sigmoid(logit), without overflow
+        log_p = x * output - torch.logaddexp(output, output.new_zeros(()))
+    else:
+        log_p = log_normal(x, *parameters)
+    return log_p.flatten(dim).sum(-1)
 
 
 class VAE(nn.Module):
@@ -123,18 +155,7 @@ class VAE(nn.Module):
         self, x: Float[Tensor, "batch features *space"], z: Float[Tensor, "*samples batch latent"]
     ) -> Float[Tensor, "*samples batch"]:
         """log p(x|z), summed over the dimensions of x, for one z a sample or several."""
-        dim = z.dim() - 1  # the first dimension of the data
-        output = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
-        parameters = (output,) if self.likelihood == "bernoulli" else output.chunk(2, dim=dim)
-        if parameters[0].shape[dim:] != x.shape[1:]:
-            found = tuple(parameters[0].shape[dim:])
-            raise ValueError(f"expected the decoder to give the data's shape {tuple(x.shape[1:])}, got {found}")
-        if self.likelihood == "bernoulli":
-            # x log y + (1 − x) log(1 − y) at y = sigmoid(logit), without overflow
-            log_p = x * output - torch.logaddexp(output, output.new_zeros(()))
-        else:
-            log_p = log_normal(x, *parameters)
-        return log_p.flatten(dim).sum(-1)
+        return log_likelihood(self.decoder, x, z, self.likelihood)
 
     def elbo(
         self,
