@@ -43,8 +43,8 @@ class DenseIndex(nn.Module):
     def _unit(self, vectors):
         if self.metric == "ip":
             return vectors
-        length = vectors.pow(2).sum(1, keepdim=True).sqrt()
-        return torch.where(length > 0, vectors / torch.where(length > 0, length, 1), 0)
+        square = vectors.pow(2).sum(1, keepdim=True)
+        return vectors / torch.where(square > 0, square, 1).sqrt()
 
     def add(self, vectors):
         new = self._unit(vectors.detach().clone())
