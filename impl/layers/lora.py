@@ -93,6 +93,7 @@ def inject_lora(
         for name, child in parent._modules.items():
             if child in twins:
                 setattr(parent, name, twins[child])
+    for parent in model.modules():
         if getattr(parent, "use_nested_tensor", False) and any(isinstance(m, LAYERS) for m in parent.modules()):
             # torch.nn.TransformerEncoder packs padded texts, which only the path past its layers' calls can read.
             parent.use_nested_tensor = False

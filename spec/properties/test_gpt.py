@@ -513,6 +513,10 @@ def test_texts_padded_at_the_left_are_continued_as_alone():
     longer = built.generate(tokens, 7, temperature=0, key_mask=mask)
     laws.assert_same(longer[:1], greedy_by_hand(built, first, 7))
     laws.assert_same(longer[1:, 2:], greedy_by_hand(built, second, 7))
+    built, second = model(3, 0.75), text(1, 2, seed=11)  # writes many symbols: 6, 3, 0, 8, 8, 7, 7, 8
+    tokens = torch.cat([text(1, BLOCK, seed=4), torch.cat([torch.full((1, 6), 7), second], 1)])
+    longer = built.generate(tokens, 6, temperature=0, key_mask=tokens.new_tensor([[1] * 8, [0] * 6 + [1] * 2]).bool())
+    laws.assert_same(longer[1:, 6:], greedy_by_hand(built, second, 6))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

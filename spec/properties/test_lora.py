@@ -657,6 +657,7 @@ def test_adapters_act_inside_of_torchs_transformer():
         laws.assert_close(block(x), y)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_adapters_act_on_padded_texts_in_torchs_encoder():
     """torch.nn.TransformerEncoder packs padded texts for its fast path; with adapters inside it takes them as they are.
 
