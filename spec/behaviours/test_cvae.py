@@ -157,8 +157,8 @@ def test_latents_say_more_than_a_deterministic_network():
     """log p(y|x) by draws from the prior exceeds that of a network of independent outputs: what is open is joint.
 
     Three quadrants of a digit from one, in nats a digit of 500 unseen.  Measured on 3 seeds: −log p 13.80, 13.87 and
-    13.94; the deterministic network 15.10 and 15.19 on 2 seeds, 14.75 at best with 1000 steps.  Without a prior network 14.31 to
-    14.37; with D_KL from N(0, I) beside a prior network 14.42.
+    13.94; the deterministic network 15.10 and 15.19 on 2 seeds, 14.75 at best with 1000 steps.  Without a prior
+    network 14.31 to 14.37; with D_KL from N(0, I) beside a prior network 14.42.
 
     Source: Sohn, Lee & Yan 2015, §5.1, table 1: negative conditional log-likelihood, the CVAE below the baseline NN.
     """
@@ -189,9 +189,9 @@ def test_draws_of_the_posterior_tell_more_than_draws_of_the_prior():
 def test_the_hybrid_objective_closes_the_gap_between_training_and_test():
     """Trained with α = ½ draws of the prior serve as well as draws of the posterior; with α = 1 they do not.
 
-    In nats a digit of 500 unseen.  Measured on 3 seeds: L_GSNN is 7.1, 7.1 and 6.8 below L_CVAE with α = 1, 0.8
-    with α = ½; the prediction at E[z|x] is 0.70, 0.76 and 0.75 better.  With the GSNN's draws taken from the posterior the gap
-    is −2.4, as D_KL is all that is left of it.
+    In nats a digit of 500 unseen.  Measured on 3 seeds: L_GSNN is 7.1, 7.1 and 6.8 below L_CVAE with α = 1, 0.8 with
+    α = ½; the prediction at E[z|x] is 0.70, 0.76 and 0.75 better.  With the GSNN's draws taken from the posterior the
+    gap is −2.4, as D_KL is all that is left of it.
 
     Source: Sohn, Lee & Yan 2015, §4.2: the gap between recognition at training and the prior at test.
     """
