@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 
 class Concatenated(nn.Module):
@@ -42,10 +42,8 @@ class ConditionalVAE(nn.Module):
         """p(y|x, z) for one z a condition."""
         parameters = self.decoder(z, condition)
         if self.likelihood == "bernoulli":
-            each = Bernoulli(logits=parameters, validate_args=False)
-        else:
-            each = normal(parameters.tensor_split(2, 1))
-        return Independent(each, parameters.dim() - 1, validate_args=False)
+            return Bernoulli(logits=parameters, validate_args=False)
+        return normal(parameters.tensor_split(2, 1))
 
     def decode(self, z, condition):
         if z.dim() == 2:
@@ -54,7 +52,7 @@ class ConditionalVAE(nn.Module):
 
     def log_likelihood(self, data, condition, z):
         if z.dim() == 2:
-            return self.output(z, condition).log_prob(data)
+            return self.output(z, condition).log_prob(data).flatten(1).sum(1)
         return torch.stack([self.log_likelihood(data, condition, draw) for draw in z])
 
     def sample(self, condition, samples=None, generator=None):

@@ -71,7 +71,7 @@ class ConditionalVAE(nn.Module):
             mean, logvar = output[:, :, :width], output[:, :, width:]
             standard = (data - mean) / (logvar / 2).exp()
             log_p = -(standard**2 + logvar + math.log(2 * math.pi)) / 2
-        return log_p.reshape(len(z), len(data), -1).sum(2)
+        return log_p.flatten(2).sum(2)
 
     def white(self, data, condition, samples, generator, by_prior):
         """Draws of u, shape (samples, B, latent); log p(y|x, u); μ and log σ² of q(u|x, y), zeros if by the prior."""
