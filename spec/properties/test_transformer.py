@@ -439,6 +439,7 @@ def test_a_part_without_layers_is_a_part(norm_first):
     bare = ready(TransformerEncoderBlock(WIDTH, self_attn=nn.Sequential(), feed_forward=nn.Sequential(), **options))
     state = dict(bare.named_parameters())
     laws.assert_close(bare(x), by_hand(state, [lambda t: t, lambda t: t], x, norm_first))
+    assert all(name.startswith("norm") for name in state), f"expected the norms' parameters alone, found {list(state)}"
     module = decoder(norm_first=norm_first, feed_forward=nn.Sequential(), is_causal=False)
     state, memory = dict(module.named_parameters()), normal(2, 7, WIDTH, seed=1)
     own = lambda t: attention(state, "self_attn", t, t, torch.ones(5, 5))  # noqa: E731
