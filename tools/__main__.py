@@ -36,6 +36,7 @@ def main(argv=None) -> int:
     golden.add_argument("--update", action="store_true", help="write the frozen arrays and their provenance")
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
+    strength.add_argument("--new", action="store_true", help="only bugs that have no row in kills.json yet")
     strength.add_argument("--recorded", action="store_true", help="ask only some of the killers that kills.json names")
     strength.add_argument("--mutants", metavar="ITEM", help="hunt automatic mutants of this item instead")
     strength.add_argument("--sample", type=int, default=60, metavar="N", help="at most so many mutants; default: 60")
@@ -89,7 +90,7 @@ def _run(arguments) -> int:
         case "strength":
             from tools.strength import main as run
 
-            return run(arguments.item, arguments.jobs, arguments.recorded)
+            return run(arguments.item, arguments.jobs, arguments.recorded, arguments.new)
         case "lint":
             from tools.lint import main as run
 

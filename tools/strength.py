@@ -15,12 +15,13 @@ from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
 from tools.roadmap import KINDS, RoadmapError
 
 
-def main(items: list[str], jobs: int | None = None, recorded: bool = False) -> int:
+def main(items: list[str], jobs: int | None = None, recorded: bool = False, new: bool = False) -> int:
     """`python -m tools strength`: 0 every bug is caught, 1 one survives or is no proper bug.
 
     Args:
         items: only their bugs, and their rows of the kill matrix; all if empty.
         recorded: run only specs that the matrix names as killers, a few for each bug: are they still what it says?
+        new: only the bugs that have no row in the matrix yet.
     """
     root = Path.cwd()
     bugs = [b for b in all_bugs(root) if not items or b["item"] in items]
@@ -28,6 +29,8 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False) -> i
         print(f"no bugs in the catalogue for {', '.join(items) or 'any item'}")
         return 1
     known = _read(root / KILLS)
+    if new:
+        bugs = [b for b in bugs if bug_name(b) not in known]
     problems = _improper(root, bugs) + (_unrecorded(bugs, known) if recorded else [])
     if problems:
         print("\n".join(problems))

@@ -110,6 +110,14 @@ def test_recorded_killers_are_run_and_no_others(house):
     assert done.returncode == 1 and "has no row" in done.stdout
 
 
+def test_new_bugs_get_rows_and_others_keep_theirs(house):
+    house.write("spec/bugs/kills.json", '{"triple/four": ["what stood there"]}')
+    done = strength(house, ("four", "3 * x", "4 * x"), ("five", "3 * x", "5 * x"), options=["--new"])
+    assert "all 1 bugs caught" in done.stdout, done.stdout + done.stderr
+    kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
+    assert kills["triple/four"] == ["what stood there"] and kills["triple/five"], kills
+
+
 def test_the_same_name_twice_is_an_error(house):
     done = strength(house, ("four", "3 * x", "4 * x"), ("four", "3 * x", "5 * x"))
     assert done.returncode == 1
