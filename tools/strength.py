@@ -54,7 +54,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False, new:
         catalogue = {bug_name(b) for b in all_bugs(root)}
         matrix = {name: specs for name, specs in (known | kills).items() if name in catalogue}
         (root / KILLS).write_text(json.dumps(matrix, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        for file, functions in _redundant(root, kills).items() if not items else ():
+        for file, functions in _redundant(root, kills).items() if not (items or new) else ():
             print(f"hint: {len(functions)} specs of {file} catch nothing that others do not: {', '.join(functions)}")
     print("\n".join(problems) or f"all {len(bugs)} bugs caught")
     return int(bool(problems))
