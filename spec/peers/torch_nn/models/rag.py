@@ -44,7 +44,8 @@ class BM25:
         return self.matrix @ weights
 
     def search(self, queries, k):
-        return _first(torch.stack([self.scores(q) for q in queries]), k)
+        none = self.matrix.new_zeros(0, len(self.matrix))
+        return _first(torch.vstack([none, *map(self.scores, queries)]), k)
 
 
 def _first(scores, k):
@@ -69,7 +70,8 @@ class DenseIndex(nn.Module):
         return self
 
     def _made(self, vectors):
-        return F.normalize(vectors) if self.metric == "cosine" else vectors
+        eps = max(1e-12, torch.finfo(vectors.dtype).tiny)  # 1e-12 is 0 in float16
+        return F.normalize(vectors, eps=eps) if self.metric == "cosine" else vectors
 
     def search(self, queries, k):
         return _first(F.linear(self._made(queries), self.vectors), k)
@@ -106,13 +108,14 @@ class DenseRetriever(nn.Module):
         return F.linear(self.question_encoder(questions), self.passage_encoder(passages))
 
     def index_passages(self, passages, batch_size=256):
-        before = self.passage_encoder.training
-        self.index = DenseIndex(self.index.dim)
+        before = [m.training for m in self.passage_encoder.modules()]
+        self.index = DenseIndex(self.index.dim, self.index.metric)
         with torch.no_grad():
             self.passage_encoder.eval()
             for n in range(0, len(passages), batch_size):
                 self.index.add(self.passage_encoder(passages[n : n + batch_size]))
-        self.passage_encoder.train(before)
+        for m, mode in zip(self.passage_encoder.modules(), before):
+            m.training = mode
         return self
 
     def search(self, questions, k):
