@@ -133,7 +133,14 @@ def hunt(targets, jobs: int | None = None, one_is_enough: bool = False):
         with file:
             text = file.read()
         if not text:
-            raise SystemExit(f"{target.name}: the run itself broke ({status}); see pytest {' '.join(target.options)}")
+            # A spec that is gone, or has other parameters, stops pytest before it starts.
+            asked = (
+                f"; is one of these gone, and its row to be made anew? {', '.join(target.specs)}"
+                if target.specs
+                else ""
+            )
+            how = f"see pytest {' '.join(target.options)}{asked}"
+            raise SystemExit(f"{target.name}: the run itself broke ({status}); {how}")
         failed = json.loads(text)
         if failed or kinds == KINDS[2:] or target.specs:
             yield target.name, failed
