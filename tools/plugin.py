@@ -110,8 +110,10 @@ def pytest_configure(config):
     run.collector = _Collector(run)
     config.pluginmanager.register(run.collector)
     if config.option.tbstyle == "auto":
-        # One item: its tracebacks. The whole roadmap: the closing report says what broke and how to see more.
-        config.option.tbstyle = "short" if run.wanted else "no"
+        # One item, or files that are named: their tracebacks. The whole roadmap: the closing report says what broke and
+        # how to see more.
+        named = config.args_source == config.ArgsSource.ARGS
+        config.option.tbstyle = "short" if run.wanted or named else "no"
 
 
 def pytest_unconfigure(config):
