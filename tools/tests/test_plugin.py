@@ -177,7 +177,7 @@ def test_subject_in_another_folder(house, tmp_path_factory):
 def test_a_file_that_is_named_shows_its_tracebacks(house):
     """A test of the machinery is no spec: the closing report has nothing to say of it."""
     house.write("tests/test_tools.py", "def test_sum():\n    assert 1 + 1 == 3\n")
-    shown = house.run("-q", "tests/test_tools.py").stdout.str()
+    shown = house.run("-q", "-rN", "tests/test_tools.py").stdout.str()
     assert "test_sum" in shown and "assert (1 + 1) == 3" in shown
     house.edit("impl/layers/triple.py", "3 * x", "4 * x")
     assert "FAILURES" not in house.run("-q").stdout.str(), "the whole roadmap has a report of its own"
