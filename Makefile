@@ -13,6 +13,8 @@ test: setup lint
 	@$(RUN) -m pytest -q tools/tests
 	@echo "== specs"
 	@$(RUN) -m pytest --hypothesis-profile=ci
+	@echo "== specs of the tuned forms"
+	@$(RUN) -m pytest --hypothesis-profile=ci --impl fast
 	@echo "== checklist"
 	@$(RUN) -m tools checklist
 	@echo "== golden values"

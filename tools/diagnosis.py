@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.bugs import KILLS, all_bugs, apply_bug, bug_name
 from tools.strength import Target, hunt
-from tools.subject import PACKAGE
+from tools.subject import TUNED
 
 # Below this likeness a name would be a guess.
 ENOUGH = 0.5
@@ -75,12 +75,14 @@ def main(items: list[str], root: Path | None = None) -> int:
         targets = []
         for n, bug in enumerate(bugs):
             copy = Path(folder) / f"subject{n}"
-            shutil.copytree(root / PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            file = copy.parent / copy.name / Path(bug["file"]).relative_to(PACKAGE)
+            package = Path(bug["file"]).parts[0]
+            shutil.copytree(root / package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            file = copy / Path(bug["file"]).relative_to(package)
             file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
             for source in copy.rglob("*.py"):
                 source.write_text(disguised(source.read_text(encoding="utf-8")), encoding="utf-8")
-            targets.append(Target(bug_name(bug), (bug["item"],), (f"--impl={copy}",)))
+            lent = ("--borrow",) if package == TUNED else ()
+            targets.append(Target(bug_name(bug), (bug["item"],), (f"--impl={copy}", *lent)))
         right = 0
         for n, (name, failed) in enumerate(hunt(targets), 1):
             ranked = suspects(name.partition("/")[0], set(failed), root)

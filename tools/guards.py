@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CATALOGUE = Path("tools/tests/guards.toml")
-COPIED = ("tools", "spec", "impl", "pyproject.toml")
+COPIED = ("tools", "spec", "impl", "fast", "pyproject.toml")
 
 
 def main(root: Path | None = None) -> int:

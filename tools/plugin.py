@@ -32,7 +32,7 @@ class Run:
         self.temporary = None
         if option.bug:
             if option.impl != subject.PACKAGE:
-                raise RoadmapError(f"--bug patches the reference; expected no --impl beside it, found {option.impl}")
+                raise RoadmapError(f"--bug chooses the subject; expected no --impl beside it, found {option.impl}")
             self.subject = self._with_bug(option.bug)
         else:
             self.subject = subject.resolve(option.impl, self.root, option.borrow)
@@ -45,14 +45,16 @@ class Run:
         self.subject_digest = self.subject.digest()
 
     def _with_bug(self, bug_id: str) -> subject.Subject:
-        """A temporary copy of the reference with one patch; the repository's files are never touched."""
+        """A temporary copy of the package that the bug is of, with one patch; the repository's files are untouched."""
         bug = find_bug(self.root, bug_id)
+        package = Path(bug["file"]).parts[0]
         self.temporary = tempfile.mkdtemp(prefix="blueprint-bug-")
-        folder = Path(self.temporary) / subject.PACKAGE
-        shutil.copytree(self.root / subject.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        folder = Path(self.temporary) / package
+        shutil.copytree(self.root / package, folder, ignore=shutil.ignore_patterns("__pycache__"))
         file = folder.parent / bug["file"]
         file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
-        return subject.Subject(f"bug {bug_id}", folder, self.root / subject.PACKAGE)
+        reference = self.root / subject.PACKAGE
+        return subject.Subject(f"bug {bug_id}", folder, reference, borrow=package == subject.TUNED)
 
     def is_spec(self, path: Path) -> bool:
         return self.kind(path) is not None
@@ -87,13 +89,13 @@ def pytest_addoption(parser):
     group.addoption(
         "--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section"
     )
-    group.addoption("--bug", metavar="ITEM/BUG", help="test the reference with this bug of spec/bugs put in")
+    group.addoption("--bug", metavar="ITEM/BUG", help="test the reference, or fast, with this bug of spec/bugs put in")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "item(id): the roadmap item that a spec belongs to")
     config.addinivalue_line(
-        "markers", "house_rule: a convention of this project, not of the concept; peers are not asked"
+        "markers", "project_convention: a convention of this project, not of the concept; peers are not asked"
     )
     if not (config.rootpath / ROADMAP).is_file():
         # The plugin is installed with the project, and other test suites run in the same environment.
@@ -195,7 +197,7 @@ def pytest_collection_modifyitems(config, items):
             run.specs.pop(test.nodeid)  # another item's: not asked for, so nobody's loss
         items[:] = keep
     if run.subject.is_peer:
-        for test in [t for t in items if run.is_spec(t.path) and t.get_closest_marker("house_rule")]:
+        for test in [t for t in items if run.is_spec(t.path) and t.get_closest_marker("project_convention")]:
             run.specs.pop(test.nodeid)
             items.remove(test)
     before = [t.nodeid for t in items if t.nodeid in run.specs]

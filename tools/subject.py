@@ -20,6 +20,8 @@ from pathlib import Path
 import jaxtyping
 
 PACKAGE = "impl"
+# The tuned forms: a subject of its own, which holds what pays and borrows the rest from the reference.
+TUNED = "fast"
 # The reference under a second name: what `--borrow` lends to a subject comes from there.
 LENDER = "_reference_impl"
 
@@ -87,6 +89,7 @@ def resolve(name: str, root: Path, borrow: bool = False) -> Subject:
     reference = root / PACKAGE
     if name == PACKAGE:
         return Subject(name, reference, reference, borrow)
+    borrow = borrow or name == TUNED
     for folder in (Path(name), root / name, root.joinpath(*name.split("."))):
         if folder.is_dir():
             folder = folder.absolute()

@@ -79,7 +79,7 @@ def test_second_derivatives_are_right(build):
     laws.gradient_correct(build().double(), x, second_order=True)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.item("hard-sigmoid")
 def test_hardsigmoid_has_a_second_derivative():
     """Hardsigmoid″ = 0 off its kinks, and autograd says so rather than stopping a gradient penalty.
@@ -134,7 +134,7 @@ def test_far_from_zero_values_and_gradients_are_finite(build, left, left_slope, 
         (pytest.mark.item("gelu"), "GELU-tanh", lambda: GELU("tanh")),
         (pytest.mark.item("silu"), "SiLU", SiLU),
         (pytest.mark.item("silu"), "Swish", lambda: Swish(2.5)),
-        ([pytest.mark.item("mish"), pytest.mark.house_rule], "Mish", Mish),
+        ([pytest.mark.item("mish"), pytest.mark.project_convention], "Mish", Mish),
     ),
 )
 def test_far_from_zero_second_derivatives_vanish(build):
@@ -645,7 +645,7 @@ def test_gelu_is_not_the_sigmoid_shortcut(approximate):
     assert 0.0198 < gap < 0.0209
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.item("gelu")
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_keeps_the_digits_of_its_left_tail(approximate):

@@ -194,7 +194,7 @@ def test_a_sum_that_begins_above_zero_shortens_the_first_steps():
     laws.assert_close(path.diff(dim=0), torch.stack([0.1 / 2 * signs, 0.1 / math.sqrt(5) * signs]))
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_a_group_has_an_initial_sum_of_its_own():
     """s_0 = 3 in one group and 8 in the other: the first steps are η g/√(3 + g²) and η g/√(8 + g²), at δ = 0.
 

@@ -823,7 +823,7 @@ def test_dropout_is_of_weights_and_in_training_only():
 
 
 @SELF
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_self_attention_shows_its_settings():
     """repr names the width, the number of heads, dropout and causality.
 

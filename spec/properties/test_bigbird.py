@@ -320,7 +320,7 @@ def test_parameters_are_counted(options, count):
     assert found == count, f"expected {count} parameters, found {found}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_it_shows_its_settings():
     """repr names the blocks and dropout; the defaults are those of BigBird-base.
 
@@ -476,7 +476,7 @@ def test_the_model_costs_in_proportion_to_the_length():
     assert 1.95 < growth < 2.05, f"expected peak memory linear in the length, found {found}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_defaults_are_bigbird_base():
     """12 layers of 12 heads, width 768, texts of 4096 tokens, dropout 0.1.
 

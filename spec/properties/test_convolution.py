@@ -199,7 +199,7 @@ def test_same_padding_keeps_the_size(kernel, dilation, seed):
 
 
 @dilated
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @given(
     top=st.integers(0, 3),
     bottom=st.integers(0, 3),

@@ -448,7 +448,7 @@ def visible_tiles(t, s, block_q, block_k):
     return sum((i1 - i0) * (j1 - j0) for i0, i1 in rows for j0, j1 in columns if j0 <= i1 - 1 + s - t)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(("t", "s"), [(256, 256), (70, 150), (150, 70), (96, 100)])
 def test_tiles_beyond_the_diagonal_are_skipped(t, s):
     """Causal, the products cost 2·(d_k + d_v) a score of a visible tile; backward 2·(3·d_k + 2·d_v).
@@ -464,7 +464,7 @@ def test_tiles_beyond_the_diagonal_are_skipped(t, s):
     assert both - forward == 2 * (3 * 16 + 2 * 8) * seen, f"expected {128 * seen:,}, found {both - forward:,}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_causality_of_256_tokens_spares_44_percent():
     """N = 256, d = 16, tiles of 32 × 32: 36 of 64 tiles are visible, 2,359,296 operations in place of 4,194,304.
 
@@ -476,7 +476,7 @@ def test_causality_of_256_tokens_spares_44_percent():
         assert cost.flops(call, *inputs) == count, f"expected {count:,}, found {cost.flops(call, *inputs):,}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(("n", "block_q"), [(128, 16), (128, 32), (256, 32), (70, 16)])
 def test_keys_and_values_are_read_once_for_each_block_of_queries(n, block_q):
     """Slow memory is read N·d times for Q and ⌈N/B_r⌉·N·d times for each of K and V: a larger block halves it.

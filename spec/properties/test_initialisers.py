@@ -103,7 +103,7 @@ def test_far_bounds_let_no_outlier_through():
     assert 2 < largest < 6, f"expected numbers within 6 deviations, found {largest:.1f}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(
     ("call", "mentions"),
     [

@@ -151,7 +151,7 @@ def test_empty_batch_is_defined(case):
     laws.empty_batch_is_defined(case.build, case.inputs())
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(
     ("case", "bad"),
     [
@@ -169,7 +169,7 @@ def test_bad_input_is_named(case, bad):
     laws.rejects(bad.call, bad.mentions)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @of_each(law="from_scratch")
 def test_source_is_from_scratch(case):
     """The source imports torch and names no ready-made layer, loss, initialiser, kernel or optimizer.
@@ -182,7 +182,7 @@ def test_source_is_from_scratch(case):
     scratch.source_is_from_scratch(inspect.unwrap(public).__module__)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @of_each(law="from_scratch")
 def test_dispatch_is_from_scratch(case):
     """No ATen operator that runs forward or backward is a fused kernel of what the item explains.

@@ -694,7 +694,7 @@ def test_features_cost_no_parameters(layer, bias, count):
     assert 0.9 * bound < largest <= bound, f"expected weights uniform up to {bound:.3f}, found {largest:.3f}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_layers_show_their_settings():
     """repr names the width, the width of a head, the features and whether it is causal.
 

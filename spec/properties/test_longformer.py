@@ -269,7 +269,7 @@ def test_the_model_costs_in_proportion_to_the_length():
         assert 1.95 < growth < 2.05, f"expected peak memory linear in the length, found {found}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_defaults_are_longformer_base():
     """12 layers of 12 heads, width 768, windows of 512, texts of 4096 tokens, dropout 0.1, ε = 1e-5.
 

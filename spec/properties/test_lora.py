@@ -675,7 +675,7 @@ def test_adapters_act_on_padded_texts_in_torchs_encoder():
         laws.assert_differs(model(x, src_key_padding_mask=padding)[~padding], base, by=1e-2)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_adapters_act_inside_of_our_layers():
     """Our linear, convolution and embedding layers are adapted like torch's, inside of attention too.
 

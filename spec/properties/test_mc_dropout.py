@@ -329,7 +329,7 @@ def test_moments_keep_the_dtype_of_the_model(dtype):
             assert value.isfinite().all()
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_all_passes_are_one():
     """The model is called once, for T·B rows, at T times the FLOPs of one pass.
 

@@ -404,7 +404,7 @@ def test_batch_norm_trades_weights_with_torch(kind, theirs, shape, train):
         laws.assert_close(ours.get_buffer(name), buffer, what=name)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.item("batch-norm")
 def test_the_plain_average_works_on_meta_and_compiles():
     """With momentum=None the count of batches stays a tensor: it has shapes on "meta" and compiles as one graph.
@@ -741,7 +741,7 @@ def test_instance_norm_trades_weights_with_torch(kind, theirs, shape):
             check_weights_trade(ours.train(train), other.train(train), uneven(*shape))
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.item("instance-norm")
 @pytest.mark.parametrize("tracked", [False, True])
 def test_an_empty_batch_of_images_has_no_statistics(tracked):

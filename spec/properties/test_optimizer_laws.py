@@ -230,7 +230,7 @@ def test_the_state_stands_beside_the_parameter(case):
     optimizer_laws.state_lives_with_parameters(case.build)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(
     "bad",
     [
@@ -247,7 +247,7 @@ def test_bad_setting_is_named(bad):
     laws.rejects(bad.call, bad.mentions)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @of_each("from_scratch")
 def test_source_is_from_scratch(case):
     """The source imports torch and names no ready-made optimizer but the base class.
@@ -257,7 +257,7 @@ def test_source_is_from_scratch(case):
     scratch.source_is_from_scratch(type(case.build(optimizer_laws.parameters())).__module__)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @of_each("from_scratch")
 def test_dispatch_is_from_scratch(case):
     """No ATen operator of a step is a fused optimizer kernel.

@@ -505,7 +505,7 @@ def test_a_scale_of_one_changes_nothing():
         laws.assert_close(new, old)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @ROPE
 def test_impossible_frequencies_are_refused():
     """Odd or too few features, a base or scale out of range, factors that do not grow: ValueError with what came.

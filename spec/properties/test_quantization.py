@@ -410,7 +410,7 @@ def test_observing_leaves_the_graph_alone(observer):
     laws.assert_close(watcher.grid().scale, observer_range(x, watcher) / 255)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize("options", [{}, {"channels": 3, "axis": 1}], ids=["tensor", "channels"])
 @pytest.mark.parametrize("observer", [MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver])
 def test_observers_compile(observer, options):

@@ -277,7 +277,7 @@ def test_evaluation_does_not_start_the_step():
     assert quantizer.started
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @given(seed=seeds())
 def test_the_learned_steps_second_derivative(seed):
     """The gradient formulas of eq. 3 and 5 have the derivatives that central differences give: ∂²v̂/∂s∂v = −1/s inside.

@@ -169,7 +169,7 @@ def test_short_memories_are_never_rectified(beta2):
     laws.assert_close(path, expected)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_the_threshold_of_the_paper():
     """threshold = 4 rectifies from the fifth step on, r_5 = 0.0173115 at β₂ = 0.999; threshold = 8 from the ninth.
 
@@ -185,7 +185,7 @@ def test_the_threshold_of_the_paper():
     laws.assert_close(path[5, 0] - path[4, 0], -0.0173115032, rtol=1e-8, atol=1e-8, because="nine digits are printed")
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @given(threshold=floats(4, 12), seed=seeds())
 def test_the_threshold_is_exceeded(threshold, seed):
     """With any threshold ≥ 4 the trajectory is the algorithm's: rectified exactly where ρ_t > threshold.
@@ -197,7 +197,7 @@ def test_the_threshold_is_exceeded(threshold, seed):
     laws.assert_close(trajectory(gradients, **settings)[0], algorithm_2(gradients, START, **settings))
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_a_length_equal_to_the_threshold_waits():
     """ρ_t > threshold is strict: a threshold of exactly ρ_7 leaves the seventh step unrectified, and not the eighth.
 
@@ -395,7 +395,7 @@ def test_a_run_moves_between_libraries(direction, decoupled):
             laws.assert_close(second.state[a][name], value, what=name)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_a_threshold_survives_a_foreign_state():
     """Loaded from torch.optim.RAdam, an optimizer built with threshold 4 keeps it, and one saved with 7 brings it.
 

@@ -204,7 +204,7 @@ def test_second_derivatives_of_the_marginals(nll):
     laws.gradient_correct(lambda s, p: nll(s, p, target), scores, log_probs, second_order=True)
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_what_runs_is_from_scratch():
     """No operator that runs forward or backward is a fused kernel, and the source names no ready-made loss or layer.
 

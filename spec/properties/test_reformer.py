@@ -675,7 +675,7 @@ def test_dropout_is_of_words_weights_branches_and_the_end():
     assert all(abs(share - 0.25) < 0.035 for share in shares.values()), f"expected a quarter dropped, found {shares}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_defaults_are_the_papers():
     """Width 1024, 4096 within, 8 heads, 3 layers, texts of 4096, 128 buckets, chunks of 64, 4 rounds, no dropout.
 
@@ -692,7 +692,7 @@ def test_defaults_are_the_papers():
     assert not any(getattr(m, "p", 0) for m in net.modules()), "expected no dropout"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_attention_shows_its_settings():
     """repr names buckets, chunk, rounds and the mask.
 

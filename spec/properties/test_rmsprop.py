@@ -246,7 +246,7 @@ def test_centered_noise_about_a_slope_counts_alone():
     assert -path.diff(dim=0)[-1, 0] > 8e-3
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize(("dtype", "alpha"), [(torch.float32, 0.5), (torch.float64, 0.5), (torch.float64, 0.9)])
 def test_centered_a_spread_of_zero_is_not_rounded_below_zero(dtype, alpha):
     """After 400 equal gradients v − ḡ² is zero but for rounding: the divisor is ε then, and no parameter is NaN.

@@ -339,7 +339,7 @@ def test_parameters_are_counted(options, count):
     assert found == count, f"expected {count} parameters, found {found}"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 def test_windows_show_their_settings():
     """repr names the window, the dilation and dropout.
 

@@ -577,7 +577,7 @@ def test_bounds_and_samples_keep_the_dtype_of_the_model(dtype):
         assert value.isfinite().all(), "expected finite numbers, found NaN or infinite ones"
 
 
-@pytest.mark.house_rule
+@pytest.mark.project_convention
 @pytest.mark.parametrize("name", ["elbo", "importance_bound"])
 def test_bounds_are_from_scratch(name):
     """No fused loss runs inside the bounds: log-likelihoods and divergences are written out.

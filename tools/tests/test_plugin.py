@@ -122,7 +122,7 @@ def test_bug_is_a_subject_and_leaves_the_files_alone(house):
 
 
 def test_peers_are_not_asked_for_the_houses_rules(house):
-    house.edit("spec/golden/test_double_golden.py", "def test_value", "@pytest.mark.house_rule\ndef test_value")
+    house.edit("spec/golden/test_double_golden.py", "def test_value", "@pytest.mark.project_convention\ndef test_value")
     house.skeleton("spec/peers/other")
     house.write("spec/peers/other/layers/double.py", (house.root / "impl/layers/double.py").read_text())
     house.run("--impl", "spec.peers.other", "--item", "double").assert_outcomes(passed=2)
