@@ -95,7 +95,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "item(id): the roadmap item that a spec belongs to")
     config.addinivalue_line(
-        "markers", "project_convention: a convention of this project, not of the concept; peers are not asked"
+        "markers",
+        "project_convention(packages): a convention of this project, not of the concept; only the named packages are "
+        "asked, or all but peers",
     )
     if not (config.rootpath / ROADMAP).is_file():
         # The plugin is installed with the project, and other test suites run in the same environment.
@@ -196,15 +198,20 @@ def pytest_collection_modifyitems(config, items):
         for test in set(items) - set(keep):
             run.specs.pop(test.nodeid)  # another item's: not asked for, so nobody's loss
         items[:] = keep
-    if run.subject.is_peer:
-        for test in [t for t in items if run.is_spec(t.path) and t.get_closest_marker("project_convention")]:
-            run.specs.pop(test.nodeid)
-            items.remove(test)
+    for test in [t for t in items if run.is_spec(t.path) and not _is_asked(run.subject, t)]:
+        run.specs.pop(test.nodeid)
+        items.remove(test)
     before = [t.nodeid for t in items if t.nodeid in run.specs]
     result = yield
     kept = {t.nodeid for t in items}
     run.deselected = {nodeid for nodeid in before if nodeid not in kept}
     return result
+
+
+def _is_asked(asked: subject.Subject, test) -> bool:
+    """Is the subject held to this claim? A convention of the project says nothing about other people's code."""
+    mark = test.get_closest_marker("project_convention")
+    return mark is None or (asked.folder.name in mark.args if mark.args else not asked.is_peer)
 
 
 def _describe(run: Run, test) -> dict:
