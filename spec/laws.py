@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 # Relative and absolute tolerance of two correct computations that round differently.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -474,6 +474,79 @@ def compiles(build, inputs):
         reseed(0)
         found = gradients(_with_parameters_of(compiled, twin), inputs)
         assert_all_close(found, expected)
+
+
+def transforms(build, inputs):
+    """`torch.func` sees through it: grad is autograd's, jvp its adjoint, vmap two calls in one."""
+    function = _in_mode(build(), train=False)
+    function = function.double() if isinstance(function, nn.Module) else function
+    if isinstance(function, nn.Module):
+        randomise(function)
+    leaves, shape = tree_flatten(floats(tuple(inputs)))
+    places = [n for n, t in enumerate(leaves) if _differentiable(t)]
+    weights = {name: p.detach() for name, p in parameters_of(function).items()}
+
+    def call(primals):
+        given = list(leaves)
+        for place, value in zip(places, primals):
+            given[place] = value
+        state, arguments = dict(zip(weights, primals[len(places) :])), tree_unflatten(given, shape)
+        reseed(0)
+        is_module = isinstance(function, nn.Module)
+        outputs = torch.func.functional_call(function, state, arguments) if is_module else function(*arguments)
+        return tuple(tensors(outputs))
+
+    primals = (*(leaves[n] for n in places), *weights.values())
+    with _without_shape_checks(), warnings.catch_warnings():  # shape checks know no tensor of a transform
+        warnings.filterwarnings("ignore", "There is a performance drop")  # an operator that vmap calls once a sample
+        tracked = tuple(t.clone().requires_grad_() for t in primals)
+        outputs = call(tracked)
+        found = [n for n, t in enumerate(outputs) if t.requires_grad]
+        cotangents = random_like([outputs[n] for n in found])
+        options = {"allow_unused": True, "materialize_grads": True}
+        expected = torch.autograd.grad([outputs[n] for n in found], tracked, cotangents, **options)
+
+        def paired(primals):
+            outputs = call(primals)
+            return torch.stack([(outputs[n] * c).sum() for n, c in zip(found, cotangents)]).sum()
+
+        for n, (a, b) in enumerate(zip(torch.func.grad(paired)(primals), expected)):
+            assert_close(a, b, what=f"torch.func.grad {n}")
+        tangents = tuple(random_like(list(primals), seed=1))
+        along = torch.func.jvp(call, (primals,), (tangents,))[1]
+        forward = sum((along[n] * c).sum() for n, c in zip(found, cotangents))
+        backward = sum((g * v).sum() for g, v in zip(expected, tangents))
+        assert_close(forward, backward, what="⟨cotangent, jvp(tangent)⟩ against ⟨gradient, tangent⟩")
+        others = tuple(t + v / 100 for t, v in zip(primals, tangents))
+        pairs = tuple(torch.stack(pair) for pair in zip(primals, others))
+        together = torch.func.vmap(call, randomness="same")(pairs)
+        for n, (a, one, other) in enumerate(zip(together, call(primals), call(others), strict=True)):
+            assert_close(a, torch.stack([one, other]), what=f"torch.func.vmap, output {n}")
+
+
+def may_be_changed_in_place(build, inputs):
+    """What it returns may be changed in place: gradients are those of a change out of place.
+
+    Where the backward pass needs the output itself, as that of exp does, autograd says so, as it does for torch's own.
+    """
+    built, found = _in_mode(build(), train=True), {}
+    if isinstance(built, nn.Module):
+        randomise(built)
+    for in_place in (False, True):
+        function = copy.deepcopy(built)
+
+        def followed(*given, function=function, in_place=in_place):
+            outputs = [t for t in tensors(_run(function, given)) if t.requires_grad]
+            factors = [1 + n / 8 for n in range(len(outputs))]
+            return [t.mul_(c).add_(1) if in_place else t * c + 1 for t, c in zip(outputs, factors)]
+
+        try:
+            found[in_place] = gradients(_with_parameters_of(followed, function), inputs)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise AssertionError(f"expected an output that may be changed in place, found: {error}") from error
+            return
+    assert_all_close(found[True], found[False])
 
 
 @contextlib.contextmanager

@@ -142,6 +142,26 @@ def test_compiles_as_one_graph(case):
     laws.compiles(case.build, case.inputs())
 
 
+@pytest.mark.project_convention("impl")
+@of_each(law="transforms")
+def test_func_transforms_see_through_it(case):
+    """torch.func.grad gives autograd's gradients, jvp their adjoint, and vmap the results of single calls.
+
+    Source: the contract of torch.func: it holds for whatever is made of torch's own operators.
+    Convention: the reference is plain autograd; fast has backward passes of its own, which have no forward mode.
+    """
+    laws.transforms(case.build, case.inputs())
+
+
+@of_each(law="may_be_changed_in_place")
+def test_outputs_may_be_changed_in_place(case):
+    """Changing the output in place, as ReLU(inplace=True) does, gives the gradients of the change out of place.
+
+    Source: the contract of torch.nn modules, whose outputs may be changed in place.
+    """
+    laws.may_be_changed_in_place(case.build, case.inputs())
+
+
 @of_each(law="empty_batch_is_defined")
 def test_empty_batch_is_defined(case):
     """A batch of no samples gives no samples, or a ValueError that says so.
