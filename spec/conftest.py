@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from spec import cases
+from spec import cases, laws
 from spec.laws import reseed
 
 # No deadline: no spec depends on the clock. One bug a report: the first broken claim is what a reader can act on.
@@ -23,6 +23,7 @@ settings.load_profile("dev")
 def pytest_configure(config):
     if not config.getoption("sections", default=None):
         cases.wanted = set(config.getoption("items", default=[]))
+    laws.asks_wording = config.getoption("impl", default="impl") in ("impl", "fast")
     # One core a run: workers share the machine, and sums do not depend on how a loop was split.
     torch.set_num_threads(1)
 

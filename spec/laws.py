@@ -6,10 +6,13 @@ law does not hold. Helpers that only compute (`jacobian`, `random_like`, `floats
 
 import contextlib
 import copy
+import inspect
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -272,7 +275,75 @@ def causal(function, x: Tensor, dim: int = 1):
 
 # ---------------------------------------------------------------------------------------------- laws of every module
 # Each takes a fresh `build()` and example `inputs`; spec/properties/test_laws.py runs them on every record of
-# spec/cases.
+# spec/cases that is not exempt.
+
+
+@dataclass(frozen=True)
+class Law:
+    """What holds for every record, of modules or of optimizers.
+
+    Attributes:
+        name: of the function that checks it.
+        claim, source: as in the docstring of a spec.
+        check: raises AssertionError where a record breaks the law.
+        modules_only: whether it is about state, which functions have none of.
+        exempted_as: under which name a record is exempt from it.
+        asked_of: the packages whose convention it is; all subjects if empty.
+        own_code: whether it is a rule for code that is written for these specs, which peers are not.
+    """
+
+    name: str
+    claim: str
+    source: str
+    check: Callable
+    modules_only: bool = False
+    exempted_as: str = ""
+    asked_of: tuple[str, ...] = ()
+    own_code: bool = False
+
+    def applies_to(self, case) -> bool:
+        return self.exempted_as not in case.exempt and not (self.modules_only and case.is_function)
+
+    def marks(self) -> list:
+        marks = [pytest.mark.project_convention(*self.asked_of)] if self.asked_of else []
+        return marks + ([pytest.mark.own_code] if self.own_code else [])
+
+
+OF_MODULES: dict[str, Law] = {}
+
+
+def law(claim: str, *, source: str, among: dict[str, Law] = OF_MODULES, **options):
+    """Register the check below as a law of every module, or of another family of records.
+
+    Args:
+        claim: one sentence that stands alone.
+        source: where it comes from.
+        among: the family's registry.
+        options: as in `Law`.
+    """
+
+    def register(check):
+        name = options.pop("name", check.__name__)
+        if name in among:
+            raise ValueError(f"expected one law of the name {name}, found a second")
+        among[name] = Law(name, claim, source, check, **({"exempted_as": name} | options))
+        return check
+
+    return register
+
+
+def every(among: dict[str, Law], cases):
+    """Parametrize over all pairs of a law and a record that it applies to, each marked with the record's item."""
+    pairs = [(law, case) for law in among.values() for case in cases if law.applies_to(case)]
+    return pytest.mark.parametrize(
+        ("law", "case"),
+        [
+            pytest.param(
+                law, case, id=f"{law.name}-{case.item}:{case.name}", marks=[pytest.mark.item(case.item), *law.marks()]
+            )
+            for law, case in pairs
+        ],
+    )
 
 
 def _map(change, inputs):
@@ -286,8 +357,12 @@ def _run(function, inputs):
     return function(*inputs)
 
 
+@law(
+    "State saved, loaded with weights_only=True and put into a second instance gives the same outputs.",
+    source="the contract of torch.nn.Module; every model that is trained is saved",
+    modules_only=True,
+)
 def state_dict_round_trip(build, inputs):
-    """Saved and loaded with `weights_only=True` into a second instance, the state gives the same outputs."""
     source, target = build(), build()
     randomise(source, seed=1)
     randomise(target, seed=2)
@@ -303,8 +378,12 @@ def state_dict_round_trip(build, inputs):
         _same_outputs(_run(target.train(mode), inputs), _run(source.train(mode), inputs))
 
 
+@law(
+    "A deep copy gives the same outputs and shares no memory with its original.",
+    source="the contract of copy.deepcopy; target networks and weight averages rest on it",
+    modules_only=True,
+)
 def deepcopy_independent(build, inputs):
-    """A deep copy gives the same outputs, and changing the copy leaves the original as it was."""
     module = build().eval()
     if isinstance(module, nn.Module):
         randomise(module)
@@ -316,8 +395,11 @@ def deepcopy_independent(build, inputs):
     _same_outputs(_run(module, inputs), before)
 
 
+@law(
+    "In eval mode the same inputs give the same bits.",
+    source="the contract of torch.nn.Module.eval",
+)
 def deterministic_in_eval(build, inputs):
-    """Evaluation twice gives the same bits, whatever the state of the global generator."""
     function = _in_mode(build(), train=False)
     reseed(1)
     first = function(*inputs)
@@ -325,8 +407,11 @@ def deterministic_in_eval(build, inputs):
     _same_outputs(function(*inputs), first)
 
 
+@law(
+    "In eval mode the global random generator is not touched.",
+    source="the contract of torch.nn.Module.eval; an evaluation in mid-training must not change the run",
+)
 def draws_nothing_in_eval(build, inputs):
-    """Evaluation leaves the global random generator where it was."""
     function = _in_mode(build(), train=False)
     before = torch.get_rng_state()
     function(*inputs)
@@ -334,8 +419,11 @@ def draws_nothing_in_eval(build, inputs):
         raise AssertionError("expected the global generator untouched in eval, found that it moved")
 
 
+@law(
+    "The caller's tensors are unchanged after a call.",
+    source="the contract of functions without a trailing underscore in torch",
+)
 def inputs_not_mutated(build, inputs):
-    """The caller's tensors are unchanged, in training and in evaluation; so are the gradients given to backward."""
     for train in (True, False):
         given = _map(torch.clone, inputs)
         _run(_in_mode(build(), train), given)
@@ -355,8 +443,11 @@ def inputs_not_mutated(build, inputs):
         assert_same(a.detach(), b.detach(), what=f"input or gradient of an output {n} after the backward pass")
 
 
+@law(
+    "Strided views give the outputs of their contiguous copies.",
+    source="the contract of torch operators; transposed inputs are everyday",
+)
 def accepts_non_contiguous(build, inputs):
-    """Memory layout is no information: strided views give the outputs and gradients of their contiguous copies."""
     spread = _map(_strided, inputs)
     for train in (True, False):
         function = _in_mode(build(), train)
@@ -375,8 +466,11 @@ def _strided(t):
     return wide[..., 0]
 
 
+@law(
+    "float32, float64 and bfloat16 in give the same dtype out, close to the float64 result.",
+    source="the contract of torch.nn modules; 2^-8 relative is the precision of bfloat16",
+)
 def keeps_dtype(build, inputs):
-    """float32 in, float32 out; float64 likewise; bfloat16 stays close to the float32 result."""
     outputs = {}
     built = build()
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
@@ -395,8 +489,11 @@ def keeps_dtype(build, inputs):
         assert_close(a.double(), b, rtol=0, atol=tolerance, because="bfloat16 has 8 bits", what="bfloat16 result")
 
 
+@law(
+    "Under torch.autocast outputs are close to those of float32, and so are gradients taken outside of the region.",
+    source="Micikevicius et al. 2017, arXiv:1710.03740; the contract of torch.autocast: no layer is written for it",
+)
 def works_under_autocast(build, inputs):
-    """Outputs of a region of `torch.autocast`, and gradients taken outside of it, are close to those of float32."""
     built, found = _in_mode(build(), train=False), {}
     for mixed in (False, True):
         function = copy.deepcopy(built)
@@ -416,8 +513,23 @@ def works_under_autocast(build, inputs):
         assert_close(a.double(), b.double(), rtol=0, atol=tolerance, because="bfloat16 has 8 bits", what=what)
 
 
-def batch_independent(build, inputs, train: bool):
-    """A sample's output does not change with the other samples of its batch (dimension 0)."""
+@law(
+    "In train mode a sample's output does not change with the rest of its batch.",
+    source="the definition of the item; where the paper couples the batch, the record is exempt and says why",
+)
+def batch_independent(build, inputs):
+    _samples_are_apart(build, inputs, train=True)
+
+
+@law(
+    "In eval mode a sample's output does not change with the rest of its batch.",
+    source="the definition of inference: one sample at a time or many, the answer is the same",
+)
+def batch_independent_in_eval(build, inputs):
+    _samples_are_apart(build, inputs, train=False)
+
+
+def _samples_are_apart(build, inputs, train: bool):
     function = _in_mode(build(), train)
     if isinstance(function, nn.Module):
         randomise(function)
@@ -437,8 +549,21 @@ def _other_samples(t, kept: int):
     return others
 
 
+@law(
+    "Autograd equals central differences in float64, for every input and parameter.",
+    source="the definition of the derivative",
+    name="gradient_correct",
+)
+def _gradient_correct(build, inputs):
+    gradient_correct(build(), *inputs)
+
+
+@law(
+    "Each parameter gets a finite gradient that is not all zero.",
+    source="a parameter that no gradient reaches is not learned",
+    modules_only=True,
+)
 def every_parameter_receives_gradient(build, inputs):
-    """No parameter is decoration: each gets a finite gradient that is not all zero."""
     module = build().train()
     randomise(module)
     outputs = [t for t in tensors(_run(module, inputs)) if t.requires_grad]
@@ -450,8 +575,12 @@ def every_parameter_receives_gradient(build, inputs):
             raise AssertionError(f"expected a gradient for {name}, found {size}")
 
 
+@law(
+    'On device="meta" shapes and dtypes are those of a real run.',
+    source="torch's meta device; published parameter counts are checked there",
+    asked_of=("impl", "fast"),  # a documented error may need to look at data
+)
 def works_on_meta(build, inputs):
-    """Shapes can be worked out without memory: `device="meta"` gives the shapes and dtypes of a real run."""
     real = tensors(_run(_in_mode(build(), train=True), inputs))
     function = build()
     function = _in_mode(function.to("meta") if isinstance(function, nn.Module) else function, train=True)
@@ -462,8 +591,12 @@ def works_on_meta(build, inputs):
             raise AssertionError(f"expected meta {tuple(b.shape)} {b.dtype}, found {found}")
 
 
+@law(
+    "torch.compile(fullgraph=True) captures forward and backward, with the outputs and gradients of eager.",
+    source="the contract of torch.compile: no graph breaks",
+    asked_of=("impl", "fast"),  # a documented error may need to look at data
+)
 def compiles(build, inputs):
-    """`torch.compile` captures forward and backward as one graph, with the outputs and gradients of eager."""
     with _without_shape_checks():  # they do not trace
         function = _in_mode(build(), train=True)
         twin = copy.deepcopy(function)
@@ -476,8 +609,12 @@ def compiles(build, inputs):
         assert_all_close(found, expected)
 
 
+@law(
+    "torch.func.grad gives autograd's gradients, jvp their adjoint, and vmap the results of single calls.",
+    source="the contract of torch.func: it holds for whatever is made of torch's own operators",
+    asked_of=("impl",),  # plain autograd; what has a backward pass of its own has no forward mode
+)
 def transforms(build, inputs):
-    """`torch.func` sees through it: grad is autograd's, jvp its adjoint, vmap two calls in one."""
     function = _in_mode(build(), train=False)
     function = function.double() if isinstance(function, nn.Module) else function
     if isinstance(function, nn.Module):
@@ -524,6 +661,10 @@ def transforms(build, inputs):
             assert_close(a, torch.stack([one, other]), what=f"torch.func.vmap, output {n}")
 
 
+@law(
+    "Changing the output in place, as ReLU(inplace=True) does, gives the gradients of the change out of place.",
+    source="the contract of torch.nn modules, whose outputs may be changed in place",
+)
 def may_be_changed_in_place(build, inputs):
     """What it returns may be changed in place: gradients are those of a change out of place.
 
@@ -578,8 +719,11 @@ class _Wrapped(nn.Module):
         return self.call(*inputs)
 
 
+@law(
+    "A batch of no samples gives no samples, or a ValueError that says so.",
+    source="torch's convention for zero-size batches",
+)
 def empty_batch_is_defined(build, inputs):
-    """No samples in: either no samples out, or a ValueError that says so."""
     empty = _map(lambda t: t[:0] if t.dim() else t, inputs)
     for train in (True, False):
         try:
@@ -593,8 +737,16 @@ def empty_batch_is_defined(build, inputs):
                 raise AssertionError("expected finite numbers or a ValueError for an empty batch, found NaN")
 
 
+# Must messages have this project's wording? Those of impl and fast must, a stranger's are free (spec/conftest.py).
+asks_wording = True
+
+
 def rejects(call, mentions: Sequence[str] = ()):
-    """Bad input raises `ValueError` or `TypeError`, and the message says what was expected and what came."""
+    """Bad input raises `ValueError` or `TypeError`; of impl and fast, one that says what was expected and what came.
+
+    Args:
+        mentions: words that the message of impl and fast holds beside "expected": the value that came, say.
+    """
     try:
         with _without_shape_checks():  # the code itself must refuse, not the annotations that only specs check
             call()
@@ -602,15 +754,22 @@ def rejects(call, mentions: Sequence[str] = ()):
         raise
     except (ValueError, TypeError) as error:
         text = str(error)
-        if "expected" not in text.lower():
-            raise AssertionError(f"expected a message that says what was expected, found {text!r}") from error
-        for word in mentions:
-            if word not in text:
+        for word in ("expected", *mentions) if asks_wording else ():
+            if word.lower() not in text.lower():
                 raise AssertionError(f"expected the message to mention {word!r}, found {text!r}") from error
     except Exception as error:
         raise AssertionError(f"expected ValueError or TypeError, found {type(error).__name__}: {error}") from error
     else:
-        raise AssertionError("expected ValueError or TypeError, found no error")
+        raise AssertionError(f"expected ValueError or TypeError, found no error from {source_of(call)}")
+
+
+def source_of(call) -> str:
+    """How a call is written in its record or spec, without the lambda."""
+    try:
+        text = " ".join(inspect.getsource(call).split())
+    except (OSError, TypeError):
+        return repr(call)
+    return text.partition("lambda:")[2].strip(" ,)") or text
 
 
 def _in_mode(function, train: bool):

@@ -13,7 +13,10 @@ from tools.roadmap import ROADMAP, RoadmapError, load
 
 STATED = Path("spec/laws.toml")
 # The laws of every module and of every optimizer run on the records of spec/cases: file → how to get the records.
-GENERIC = {"spec/properties/test_laws.py": "all_cases", "spec/properties/test_optimizer_laws.py": "all_optimizer_cases"}
+GENERIC = {
+    "spec/properties/test_laws.py": ("spec.laws", "OF_MODULES", "all_cases"),
+    "spec/properties/test_optimizer_laws.py": ("spec.optimizer_laws", "OF_OPTIMIZERS", "all_optimizer_cases"),
+}
 # Laws that an item states in its own words; a spec that calls one of these functions states it.
 OWN = {
     "symmetry": ("an invariance or equivariance", {"laws.invariant", "laws.equivariant"}),
@@ -75,14 +78,14 @@ def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dic
         RoadmapError: spec/laws.toml names a law, an item or a spec that does not exist.
     """
     stated = _read_stated(root, specs)
-    generic = {file: _records(root, file) for file in GENERIC if (root / file).is_file()}
+    generic = [_laws_and_records(root, *names) for file, names in GENERIC.items() if (root / file).is_file()]
     matrix = {}
     for item in items:
         row = matrix[item] = {}
-        for file, records in generic.items():
+        for laws, records in generic:
             mine = [c for c in records if c.item == item]
             if mine:
-                row |= {law: _generic(law, functions, mine) for law, functions in _generic_laws(root / file).items()}
+                row |= {name: _generic(law, mine) for name, law in laws.items()}
         if not row:
             row["laws of every module"] = _excused(stated, item, "laws of every module")
         own = [s for s in specs if item in s["items"] and s["file"] not in GENERIC]
@@ -90,14 +93,14 @@ def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dic
     return matrix
 
 
-def _generic(law: str, modules_only: bool, records) -> Entry:
-    asked = [c for c in records if not (modules_only and getattr(c, "is_function", False))]
+def _generic(law, records) -> Entry:
+    asked = [c for c in records if not (law.modules_only and getattr(c, "is_function", False))]
     if not asked:
         return Entry(EXEMPT, "functions have no state")
-    held = [c for c in asked if law not in c.exempt]
+    held = [c for c in asked if law.exempted_as not in c.exempt]
     if held:
         return Entry(SPECIFIED, f"{len(held)} of {len(asked)} records")
-    return Entry(EXEMPT, next(c.exempt[law] for c in asked))
+    return Entry(EXEMPT, next(c.exempt[law.exempted_as] for c in asked))
 
 
 def _own(law: str, item: str, specs: list[dict], stated: dict, root: Path) -> Entry:
@@ -139,20 +142,10 @@ def _functions(file: Path) -> dict[str, set[str]]:
     return found
 
 
-@cache
-def _generic_laws(file: Path) -> dict[str, bool]:
-    """Law → is it asked of modules only, from the `of_each` decorators of a file."""
-    found = {}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "of_each":
-            named = {k.arg: k.value.value for k in node.keywords}
-            found[node.args[0].value if node.args else named["law"]] = named.get("modules_only", False)
-    return found
-
-
-def _records(root: Path, file: str) -> list:
+def _laws_and_records(root: Path, module: str, registry: str, records: str) -> tuple[dict, list]:
     sys.path.insert(0, str(root))
-    return getattr(importlib.import_module("spec.cases"), GENERIC[file])()
+    importlib.import_module("spec.scratch")  # its laws register themselves as well
+    return getattr(importlib.import_module(module), registry), getattr(importlib.import_module("spec.cases"), records)()
 
 
 def _read_stated(root: Path, specs: list[dict]) -> dict[tuple[str, str], tuple[list[str], str]]:

@@ -54,7 +54,7 @@ class Run:
         file = folder.parent / bug["file"]
         file.write_text(apply_bug(file.read_text(encoding="utf-8"), bug), encoding="utf-8")
         reference = self.root / subject.PACKAGE
-        return subject.Subject(f"bug {bug_id}", folder, reference, borrow=package == subject.TUNED)
+        return subject.Subject(f"bug {bug_id}", folder, reference, package == subject.TUNED, is_ours=True)
 
     def is_spec(self, path: Path) -> bool:
         return self.kind(path) is not None
@@ -96,8 +96,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "item(id): the roadmap item that a spec belongs to")
     config.addinivalue_line(
         "markers",
-        "project_convention(packages): a convention of this project, not of the concept; only the named packages are "
-        "asked, or all but peers",
+        "project_convention(packages): a convention of impl and fast, or of the named one; nobody else is asked",
+    )
+    config.addinivalue_line(
+        "markers",
+        "own_code: a rule for code that is written for these specs; peers, other people's code, are not asked",
     )
     if not (config.rootpath / ROADMAP).is_file():
         # The plugin is installed with the project, and other test suites run in the same environment.
@@ -211,7 +214,9 @@ def pytest_collection_modifyitems(config, items):
 def _is_asked(asked: subject.Subject, test) -> bool:
     """Is the subject held to this claim? A convention of the project says nothing about other people's code."""
     mark = test.get_closest_marker("project_convention")
-    return mark is None or (asked.folder.name in mark.args if mark.args else not asked.is_peer)
+    if mark and asked.package not in (mark.args or subject.PACKAGES):
+        return False
+    return not (asked.is_peer and test.get_closest_marker("own_code"))
 
 
 def _describe(run: Run, test) -> dict:
@@ -219,15 +224,17 @@ def _describe(run: Run, test) -> dict:
     ids = [m.args[0] for m in marks if m.args]
     doc = test.function.__doc__ or ""
     claim = " ".join(doc.strip().split("\n\n")[0].split())
+    # A law is a spec of each record: claim, source and name are its own, not those of the test that asks it.
+    law = getattr(test, "callspec", None) and test.callspec.params.get("law")
     return {
         "nodeid": test.nodeid,
         "file": test.path.relative_to(run.root).as_posix(),
         "line": test.location[1] + 1 if test.location[1] is not None else 1,
-        "function": test.originalname,
+        "function": law.name if law else test.originalname,
         "items": ids,
         "kind": run.kind(test.path),
-        "claim": claim,
-        "source": results.field_of(doc, "Source") or results.field_of(doc, "Convention"),
+        "claim": law.claim if law else claim,
+        "source": law.source if law else results.field_of(doc, "Source") or results.field_of(doc, "Convention"),
         "problem": _problem(run, test, ids, claim, doc),
     }
 

@@ -22,6 +22,7 @@ import jaxtyping
 PACKAGE = "impl"
 # The tuned forms: a subject of its own, which holds what pays and borrows the rest from the reference.
 TUNED = "fast"
+PACKAGES = (PACKAGE, TUNED)
 # The reference under a second name: what `--borrow` lends to a subject comes from there.
 LENDER = "_reference_impl"
 
@@ -39,17 +40,24 @@ class Subject:
         folder: where its files stand.
         reference: the folder of the reference.
         borrow: may modules and names that it has not written come from the reference?
+        is_ours: is it one of the project's packages, or a copy of one, and so held to the project's conventions?
     """
 
     name: str
     folder: Path
     reference: Path
     borrow: bool = False
+    is_ours: bool = False
 
     @property
     def is_reference(self) -> bool:
         """Asked for under its own name; another name that leads to the same folder only borrows it."""
         return self.folder == self.reference
+
+    @property
+    def package(self) -> str:
+        """Which of the project's packages it is, or a copy of; empty for other people's code."""
+        return self.folder.name if self.is_ours else ""
 
     @property
     def is_peer(self) -> bool:
@@ -88,8 +96,9 @@ def resolve(name: str, root: Path, borrow: bool = False) -> Subject:
     """
     reference = root / PACKAGE
     if name == PACKAGE:
-        return Subject(name, reference, reference, borrow)
-    borrow = borrow or name == TUNED
+        return Subject(name, reference, reference, borrow, is_ours=True)
+    if name == TUNED:
+        return Subject(name, root / TUNED, reference, borrow=True, is_ours=True)
     for folder in (Path(name), root / name, root.joinpath(*name.split("."))):
         if folder.is_dir():
             folder = folder.absolute()

@@ -422,6 +422,29 @@ class CountsItsCalls(Double):
         return super().forward(x) + (1 if torch.compiler.is_compiling() else 0)
 
 
+class OldStyleFunction(nn.Module):
+    """Its backward pass is a Function without `setup_context`."""
+
+    def forward(self, x):
+        return Cut.apply(x)
+
+
+class ReturnsAView(nn.Module):
+    """Its output is a view that a Function of its own makes."""
+
+    class View(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return (2 * x).view_as(x)[:]
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g
+
+    def forward(self, x):
+        return self.View.apply(x)
+
+
 class AveragesNothing(nn.Module):
     def forward(self, x):
         return x.mean()
@@ -438,9 +461,7 @@ def samples():
 
 def law_of(name):
     """The law as spec/properties/test_laws.py asks it."""
-    if name.startswith("batch_independent"):
-        return lambda build, inputs: laws.batch_independent(build, inputs, train=not name.endswith("in_eval"))
-    return getattr(laws, name)
+    return laws.OF_MODULES[name].check
 
 
 LAWS = {
@@ -457,6 +478,8 @@ LAWS = {
     "every_parameter_receives_gradient": (Unreached, MultipliedByZero, InfiniteGradient),
     "works_on_meta": (BranchesOnValues,),
     "compiles": (BranchesOnValues, CountsItsCalls),
+    "transforms": (BranchesOnValues, OldStyleFunction),
+    "may_be_changed_in_place": (ReturnsAView,),
     "empty_batch_is_defined": (AveragesNothing, AddsSamples),
 }
 
@@ -470,7 +493,9 @@ def test_law_accepts_what_is_right(name):
 @pytest.mark.parametrize(("name", "wrong"), [(n, w) for n, planted in LAWS.items() for w in planted])
 def test_law_rejects_a_planted_defect(name, wrong):
     # The compiler, the meta device and products of two dtypes refuse in words of their own.
-    refusal = Exception if name in ("compiles", "works_on_meta", "works_under_autocast") else AssertionError
+    refusal = (
+        Exception if name in ("compiles", "transforms", "works_on_meta", "works_under_autocast") else AssertionError
+    )
     with pytest.raises(refusal):
         law_of(name)(wrong, samples())
 
@@ -487,17 +512,17 @@ def test_states_of_training_are_carried():
 
 
 def test_coupling_of_a_batch_is_a_matter_of_mode():
-    laws.batch_independent(lambda: nn.BatchNorm1d(4), samples(), train=False)
+    laws.batch_independent_in_eval(lambda: nn.BatchNorm1d(4), samples())
     with pytest.raises(AssertionError, match="sample"):
-        laws.batch_independent(lambda: nn.BatchNorm1d(4), samples(), train=True)
+        laws.batch_independent(lambda: nn.BatchNorm1d(4), samples())
 
 
 @pytest.mark.parametrize("batch", [2, 3])
 def test_batch_independence_of_integer_inputs(batch):
     ids = torch.arange(4 * batch).view(batch, 4)
-    laws.batch_independent(lambda: lambda t: t.float() * 2, (ids,), train=False)
+    laws.batch_independent_in_eval(lambda: lambda t: t.float() * 2, (ids,))
     with pytest.raises(AssertionError, match="sample"):
-        laws.batch_independent(TokensSeeEachOther, (ids,), train=False)
+        laws.batch_independent_in_eval(TokensSeeEachOther, (ids,))
 
 
 def test_outputs_without_gradient_do_not_hide_parameters():
