@@ -287,6 +287,7 @@ class Law:
         claim, source: as in the docstring of a spec.
         check: raises AssertionError where a record breaks the law.
         modules_only: whether it is about state, which functions have none of.
+        needs: what a record must give for the law to apply to it.
         exempted_as: under which name a record is exempt from it.
         asked_of: the packages whose convention it is; all subjects if empty.
         own_code: whether it is a rule for code that is written for these specs, which peers are not.
@@ -297,12 +298,14 @@ class Law:
     source: str
     check: Callable
     modules_only: bool = False
+    needs: str = ""
     exempted_as: str = ""
     asked_of: tuple[str, ...] = ()
     own_code: bool = False
 
     def applies_to(self, case) -> bool:
-        return self.exempted_as not in case.exempt and not (self.modules_only and case.is_function)
+        has_enough = getattr(case, self.needs) if self.needs else not (self.modules_only and case.is_function)
+        return bool(has_enough) and self.exempted_as not in case.exempt
 
     def marks(self) -> list:
         marks = [pytest.mark.project_convention(*self.asked_of)] if self.asked_of else []
@@ -741,11 +744,12 @@ def empty_batch_is_defined(build, inputs):
 asks_wording = True
 
 
-def rejects(call, mentions: Sequence[str] = ()):
+def rejects(call, mentions: Sequence[str] = (), shown: str = ""):
     """Bad input raises `ValueError` or `TypeError`; of impl and fast, one that says what was expected and what came.
 
     Args:
         mentions: words that the message of impl and fast holds beside "expected": the value that came, say.
+        shown: the call as a failure shows it; as it is written in the source if not given.
     """
     try:
         with _without_shape_checks():  # the code itself must refuse, not the annotations that only specs check
@@ -760,7 +764,7 @@ def rejects(call, mentions: Sequence[str] = ()):
     except Exception as error:
         raise AssertionError(f"expected ValueError or TypeError, found {type(error).__name__}: {error}") from error
     else:
-        raise AssertionError(f"expected ValueError or TypeError, found no error from {source_of(call)}")
+        raise AssertionError(f"expected ValueError or TypeError, found no error from {shown or source_of(call)}")
 
 
 def source_of(call) -> str:

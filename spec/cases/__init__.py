@@ -78,6 +78,11 @@ def all_optimizer_cases() -> list:
     return [case for module in _topics() for case in getattr(module, "OPTIMIZER_CASES", [])]
 
 
+def all_contracts() -> list:
+    """The contracts of every topic that has a list `CONTRACTS`."""
+    return [contract for module in _topics() for contract in getattr(module, "CONTRACTS", [])]
+
+
 def _topics() -> list:
     files = sorted(f for f in Path(__file__).parent.glob("*.py") if f.stem != "__init__")
     return [importlib.import_module(f"{__name__}.{f.stem}") for f in files if not wanted or _mentions_wanted(f)]

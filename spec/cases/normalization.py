@@ -13,6 +13,7 @@ from impl.layers.normalization import (
     LayerNorm,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 COUPLED = "in training the batch's statistics normalize: each sample moves every other (Ioffe & Szegedy 2015, Alg. 1)"
 UNTRACKED = "without running statistics the batch's own normalize in evaluation as well"
@@ -214,4 +215,51 @@ CASES = [
         exempt=NO_PARAMETERS,
     ),
     Case(item="group-norm", name="GroupNorm, volumes", build=lambda: GroupNorm(1, 4), inputs=_inputs(2, 4, 3, 1, 5)),
+]
+
+
+def _tracked_or_not(layer, *space, item, affine):
+    size = "(num_features,)"
+    state = {"weight": size, "bias": size, "running_mean": size, "running_var": size, "num_batches_tracked": "()"}
+    switched_on = {} if affine else {"affine": True, "track_running_stats": True}
+    return Contract(
+        item=item,
+        name=layer,
+        of=globals()[layer],
+        calls=({"num_features": 3} | switched_on, {"num_features": 4, "eps": 0.3, "momentum": 0.3, "affine": False}),
+        ranges={"num_features": "int >= 1", "eps": "[0, inf]", "momentum": "[0, 1] or None"},
+        state=state,
+        remembers="running_mean, running_var and num_batches_tracked, in training" + ("" if affine else ", if tracked"),
+        library=f"torch.nn.{layer}",
+        inputs=lambda arguments: (1 + 2 * double(3, arguments["num_features"], *space),),
+    )
+
+
+CONTRACTS = [
+    _tracked_or_not("BatchNorm1d", 4, item="batch-norm", affine=True),
+    _tracked_or_not("BatchNorm2d", 4, 2, item="batch-norm", affine=True),
+    _tracked_or_not("BatchNorm3d", 4, 2, 3, item="batch-norm", affine=True),
+    _tracked_or_not("InstanceNorm1d", 4, item="instance-norm", affine=False),
+    _tracked_or_not("InstanceNorm2d", 4, 2, item="instance-norm", affine=False),
+    _tracked_or_not("InstanceNorm3d", 4, 2, 3, item="instance-norm", affine=False),
+    Contract(
+        item="layer-norm",
+        name="LayerNorm",
+        of=LayerNorm,
+        calls=({"normalized_shape": (4, 2)}, {"normalized_shape": 5, "eps": 0.3, "bias": False}),
+        ranges={"eps": "[0, inf]"},
+        state={"weight": "normalized_shape", "bias": "normalized_shape"},
+        library="torch.nn.LayerNorm",
+        inputs=lambda arguments: (1 + 2 * double(3, *torch.Size(torch.empty(arguments["normalized_shape"]).shape)),),
+    ),
+    Contract(
+        item="group-norm",
+        name="GroupNorm",
+        of=GroupNorm,
+        calls=({"num_groups": 1, "num_channels": 4, "eps": 0.3}, {"num_groups": 2, "num_channels": 6, "affine": False}),
+        ranges={"num_groups": "int >= 1", "num_channels": "int >= 1", "eps": "[0, inf]"},
+        state={"weight": "(num_channels,)", "bias": "(num_channels,)"},
+        library="torch.nn.GroupNorm",
+        inputs=lambda arguments: (1 + 2 * double(3, arguments["num_channels"], 5, 2),),
+    ),
 ]

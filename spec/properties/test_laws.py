@@ -2,8 +2,8 @@
 
 import pytest
 
-from spec import laws, scratch  # noqa: F401  from scratch is a law of every module, too
-from spec.cases import all_cases
+from spec import contract, laws, scratch  # noqa: F401  from scratch is a law of every module, too
+from spec.cases import all_cases, all_contracts
 
 
 @laws.every(laws.OF_MODULES, all_cases())
@@ -13,6 +13,15 @@ def test_law(law, case):
     Source: named by the law.
     """
     law.check(case.build, case.inputs())
+
+
+@laws.every(contract.OF_CONTRACTS, all_contracts())
+def test_contract(law, case):
+    """Each public class keeps its contract, the part of its specification that a signature does not show.
+
+    Source: named by the law.
+    """
+    law.check(case)
 
 
 @pytest.mark.own_code

@@ -1,0 +1,174 @@
+"""Contracts: what the specs may ask of any implementation of a public class, as data; and the laws that ask it.
+
+A stranger reads a contract in `python -m tools show ITEM` and in the skeleton; nothing else may be asked of their code.
+`spec/cases/<topic>.py` holds the contracts of a topic in a list `CONTRACTS`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from spec import laws
+from spec.ranges import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What is promised of one public class or function, beyond its signature and docstring.
+
+    Attributes:
+        item: the roadmap id.
+        name: the public name.
+        of: the class or function of that name.
+        calls: argument sets that work; ranges vary one argument of the first.
+        ranges: argument → its range, as in `spec.ranges`; inside it works, outside it raises ValueError or TypeError.
+        state: key of the state dict → shape, an expression in the arguments: {"weight": "(num_features,)"}.
+        attributes: name → what it is, for attributes of an instance that no signature shows.
+        remembers: what is kept between calls; empty if nothing is.
+        library: dotted name of a counterpart that takes the same arguments; states trade with it and outputs agree.
+        inputs: sample inputs of a call, in float64, for the comparison with the library.
+    """
+
+    item: str
+    name: str
+    of: Callable
+    calls: Sequence[Mapping] = ({},)
+    ranges: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    remembers: str = ""
+    library: str = ""
+    inputs: Callable[[Mapping], tuple] | None = None
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+    def build(self, **changed):
+        """Make one with the first argument set, some arguments changed; a function is called."""
+        return self.of(**(dict(self.calls[0]) | changed))
+
+    def counterpart(self, arguments: Mapping):
+        module, _, name = self.library.rpartition(".")
+        return getattr(importlib.import_module(module), name)(**arguments)
+
+    def shapes(self, arguments: Mapping) -> dict[str, tuple[int, ...]]:
+        """State key → shape, for one argument set."""
+        bound = inspect.signature(self.of).bind(**arguments)
+        bound.apply_defaults()
+        return {key: tuple(eval(shape, {}, dict(bound.arguments))) for key, shape in self.state.items()}
+
+
+OF_CONTRACTS: dict[str, laws.Law] = {}
+
+
+@laws.law(
+    "An argument at the boundary of its range works.",
+    source="the contract's ranges",
+    among=OF_CONTRACTS,
+    needs="ranges",
+    own_code=True,
+)
+def boundaries_work(contract: Contract):
+    for name, text in contract.ranges.items():
+        for value in parse(text).inside:
+            try:
+                contract.build(**{name: value})
+            except (ValueError, TypeError) as error:
+                found = f"{contract.name}({name}={value!r}) raised {type(error).__name__}: {error}"
+                raise AssertionError(f"expected {name} in {text} to work, found {found}") from error
+
+
+@laws.law(
+    "An argument beyond its range raises ValueError or TypeError.",
+    source="the contract's ranges",
+    among=OF_CONTRACTS,
+    needs="ranges",
+    own_code=True,
+)
+def beyond_raises(contract: Contract):
+    contract.build()  # refusing everything is no answer
+    for name, text in contract.ranges.items():
+        for value in parse(text).outside:
+            shown = f"{contract.name}({name}={value!r}), where {name} is in {text}"
+            laws.rejects(lambda name=name, value=value: contract.build(**{name: value}), (name,), shown)
+
+
+@laws.law(
+    "The state dict has the keys and shapes of the contract.",
+    source="the contract's state",
+    among=OF_CONTRACTS,
+    needs="state",
+)
+def state_has_its_keys(contract: Contract):
+    arguments = contract.calls[0]
+    found = {key: tuple(value.shape) for key, value in contract.of(**arguments).state_dict().items()}
+    if found != contract.shapes(arguments):
+        raise AssertionError(f"expected the state {contract.shapes(arguments)}, found {found}")
+
+
+@laws.law(
+    "The attributes that the contract promises are there.",
+    source="the contract's attributes",
+    among=OF_CONTRACTS,
+    needs="attributes",
+)
+def attributes_are_there(contract: Contract):
+    built = contract.build()
+    absent = [name for name in contract.attributes if not hasattr(built, name)]
+    if absent:
+        raise AssertionError(f"expected {contract.name} to have {', '.join(absent)}, found no such attribute")
+
+
+@laws.law(
+    "The library's counterpart with the same weights gives the same outputs, gradients and next state, and its state "
+    "dict loads in both directions.",
+    source="the library's documentation; weights that were trained there are used here",
+    among=OF_CONTRACTS,
+    needs="library",
+)
+def agrees_with_library(contract: Contract):
+    for arguments in contract.calls:
+        ours, theirs = contract.of(**arguments).double(), contract.counterpart(arguments).double()
+        laws.randomise(ours)
+        theirs.load_state_dict(ours.state_dict())
+        again = contract.of(**arguments).double()
+        again.load_state_dict(theirs.state_dict())
+        inputs = contract.inputs(arguments)
+        for train in (True, False):
+            for one in (ours, again):
+                theirs.load_state_dict(one.state_dict())
+                laws.gradients_match(one.train(train), theirs.train(train), *inputs)
+                laws.assert_all_close(_statistics(one), _statistics(theirs))
+
+
+def _statistics(module) -> dict:
+    """The state but for counters, which are bookkeeping."""
+    return {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
+
+
+def in_words(contract: Contract) -> list[str]:
+    """The contract as lines for a reader."""
+    lines = [f"{contract.name}{_signature(contract.of)}"]
+    lines += [f"  {name}: {text}" for name, text in contract.ranges.items()]
+    if contract.state:
+        lines.append("  state: " + ", ".join(f"{key} {shape}" for key, shape in contract.state.items()))
+    lines += [f"  .{name}: {what}" for name, what in contract.attributes.items()]
+    if contract.remembers:
+        lines.append(f"  between calls: {contract.remembers}")
+    if contract.library:
+        lines.append(f"  counterpart: {contract.library}, same arguments; states trade both ways, outputs agree")
+    return lines
+
+
+def _signature(of) -> str:
+    try:
+        signature = inspect.signature(of)
+    except (TypeError, ValueError):
+        return ""
+    return str(signature.replace(return_annotation=inspect.Signature.empty))
+
+
+def double(*shape, seed: int = 0):
+    """Standard normal float64 inputs."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
