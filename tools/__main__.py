@@ -46,11 +46,13 @@ def main(argv=None) -> int:
     peers = add("peers", "do the specs accept other people's correct code?")
     peers.add_argument("--peer", action="append", default=[], metavar="NAME", help="only this peer (repeatable)")
     laws = add("laws", "which laws does each item state, and which do not apply?")
+    claims = add("claims", "which claims does each item make, and which were lost?")
+    claims.add_argument("--before", metavar="REV", help="compare with the claims of this revision")
     add("guards", "is every guard against false green missed when it is taken out?")
     diagnosis = add("diagnosis", "how often does a failure name the right bug?")
     bench = add("bench", "time our layers beside the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
-    for sub in (golden, strength, peers, laws, diagnosis, bench):
+    for sub in (golden, strength, peers, laws, claims, diagnosis, bench):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
@@ -103,6 +105,10 @@ def _run(arguments) -> int:
             from tools.law_matrix import main as run
 
             return run(arguments.item)
+        case "claims":
+            from tools.claims import main as run
+
+            return run(arguments.before, arguments.item)
         case "guards":
             from tools.guards import main as run
 
