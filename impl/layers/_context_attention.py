@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._multi_head import check_tokens, head_width, masks_together, output_map, uniform_weight
-from ._scaled_dot_product import attend, check_dropout
+from .checks import check_dropout, check_tokens
 from .linear import linear
+from .multi_head import head_width, masks_together, output_map, uniform_weight
+from .scaled_dot_product import attend
 
 
 class ContextAttention(nn.Module):

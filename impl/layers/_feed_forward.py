@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._multi_head import check_sizes
 from .activation import GELU, SiLU
+from .checks import check_sizes
 from .dropout import Dropout
 from .linear import Linear
 

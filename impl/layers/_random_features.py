@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._multi_head import check_sizes
+from .checks import check_sizes
 
 
 def orthogonal_projection(

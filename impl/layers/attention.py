@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._multi_head import check_sizes, check_tokens, head_width, masks_together, output_map, uniform_weight
-from ._scaled_dot_product import attend, check_dropout, scaled_dot_product_attention
+from .checks import check_dropout, check_sizes, check_tokens
 from .linear import linear
+from .multi_head import head_width, masks_together, output_map, uniform_weight
+from .scaled_dot_product import attend, scaled_dot_product_attention
 
 __all__ = ["CrossAttention", "KeyValueCache", "MultiHeadAttention", "scaled_dot_product_attention"]
 

@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ._linear_attention import LinearAttentionState, linear_attention
-from ._multi_head import check_sizes, check_tokens, head_width, output_map, uniform_weight
 from ._random_features import orthogonal_projection, positive_features
+from .checks import check_sizes, check_tokens
 from .linear import linear
+from .multi_head import head_width, output_map, uniform_weight
 
 __all__ = [
     "FavorAttention",

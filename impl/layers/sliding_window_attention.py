@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ._multi_head import check_sizes, check_tokens, head_width
-from ._scaled_dot_product import attend, check_dropout, scaled_dot_product_attention
+from .checks import check_dropout, check_sizes, check_tokens
 from .linear import Linear
+from .multi_head import head_width
+from .scaled_dot_product import attend, scaled_dot_product_attention
 
 
 class SlidingWindowAttention(nn.Module):

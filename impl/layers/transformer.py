@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ._context_attention import ContextAttention
 from ._feed_forward import FeedForward, transform
-from ._multi_head import check_tokens
 from .attention import KeyValueCache, MultiHeadAttention
+from .checks import check_tokens
 from .dropout import Dropout
 from .normalization import LayerNorm
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .checks import check_sizes
 from .linear import Linear
 
 
@@ -33,17 +34,6 @@ def head_width(embed_dim: int, num_heads: int) -> int:
     if embed_dim % num_heads:
         raise ValueError(f"expected embed_dim to be a multiple of num_heads, got {embed_dim} and {num_heads}")
     return embed_dim // num_heads
-
-
-def check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"expected {name} >= 1, got {size}")
-
-
-def check_tokens(name: str, tokens: Tensor, width: int) -> None:
-    if tokens.dim() != 3 or tokens.shape[-1] != width:
-        raise ValueError(f"expected {name} of shape (batch, tokens, {width}), got {tuple(tokens.shape)}")
 
 
 def masks_together(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:

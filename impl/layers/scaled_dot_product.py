@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ._autocast import without_autocast
+from .checks import check_dropout
 
 
 def scaled_dot_product_attention(
@@ -66,11 +67,6 @@ def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, sc
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     output, weights = _Attend.apply(query, key, value, bias, keep, scale)
     return output.to(dtype), weights.to(dtype)
-
-
-def check_dropout(p):
-    if not 0 <= p < 1:
-        raise ValueError(f"expected a probability of dropout in [0, 1), got {p}")
 
 
 def _check(query, key, value, attn_mask, dropout_p):
