@@ -1,9 +1,9 @@
-"""Parts of multi-head attention that self- and cross-attention share: projections, their start, checks, masks.
+"""Parts of multi-head attention that every layer of it shares: projections, their initialisation, checks, masks.
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2.
 
 Convention: as in torch.nn.MultiheadAttention, projections start uniform in ±√(6/(rows + columns)) (Glorot & Bengio
-2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear map.
+2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear layer.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_sizes
-from .linear import Linear
+from .linear import Linear, linear
 
 
 def uniform_weight(rows: int, columns: int) -> nn.Parameter:
@@ -21,7 +21,7 @@ def uniform_weight(rows: int, columns: int) -> nn.Parameter:
 
 
 def output_map(width: int, embed_dim: int, bias: bool) -> Linear:
-    """W^O, which mixes the heads side by side."""
+    """W^O, which mixes the concatenated heads."""
     layer = Linear(width, embed_dim, bias)
     if bias:
         layer.bias.data.zero_()
@@ -36,10 +36,25 @@ def head_width(embed_dim: int, num_heads: int) -> int:
     return embed_dim // num_heads
 
 
+def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
+    """(b, t, heads · head_dim) → (b, heads, t, head_dim)."""
+    return tokens.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def concat_heads(heads: Tensor) -> Tensor:
+    """(b, heads, t, head_dim) → (b, t, heads · head_dim)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def project(tokens: Tensor, weight: Tensor, bias: Tensor | None, head_dim: int) -> Tensor:
+    """x Wᵀ + b of each head: (b, heads, t, head_dim)."""
+    return split_heads(linear(tokens, weight, bias), head_dim)
+
+
 def masks_together(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
-    """One mask of both: attend where `attn_mask` allows it and the key is no padding."""
+    """One mask of both: attend where `attn_mask` allows it and the key is not padding."""
     if attn_mask is not None and attn_mask.dim() not in (2, 4):
-        # Three dimensions would be read as (heads, t, s), silently right where there are as many heads as samples.
+        # Three dimensions would be taken for (heads, t, s), silently right where there are as many heads as samples.
         raise ValueError(f"expected attn_mask of 2 or 4 dimensions, got shape {tuple(attn_mask.shape)}")
     if key_mask is None:
         return attn_mask
