@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .checks import check_dropout, check_sizes, check_tokens
-from .multi_head import concat_heads, head_width, masks_together, output_map, project, uniform_weight
+from .linear import linear
+from .multi_head import head_width, masks_together, output_map, split_heads, uniform_weight
 from .scaled_dot_product import attend, scaled_dot_product_attention
 
 __all__ = ["CrossAttention", "KeyValueCache", "MultiHeadAttention", "scaled_dot_product_attention"]
@@ -98,13 +99,14 @@ class MultiHeadAttention(nn.Module):
         check_tokens("input", input, self.in_proj_weight.shape[1])
         if cache is not None and not self.is_causal:
             raise ValueError("expected is_causal=True with a cache, got False: earlier tokens would have to be redone")
-        heads = project(input, self.in_proj_weight, self.in_proj_bias, self.head_dim)  # those of Q, of K, of V
+        packed = linear(input, self.in_proj_weight, self.in_proj_bias)
+        heads = split_heads(packed, self.head_dim)  # (b, heads of Q, K and V, t, head_dim)
         query, key, value = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if cache is not None:
             key, value = cache.append(key, value)
         mask, p = masks_together(attn_mask, key_mask), self.dropout if self.training else 0.0
         output, weights = attend(query, key, value, mask, p, self.is_causal, enable_gqa=True)
-        output = self.out_proj(concat_heads(output))
+        output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if need_weights else output
 
     def extra_repr(self) -> str:
@@ -187,10 +189,10 @@ class CrossAttention(nn.Module):
         check_tokens("query", query, self.q_proj_weight.shape[1])
         mask, p = masks_together(attn_mask, key_mask), self.dropout if self.training else 0.0
         output, weights = attend(self._heads(query, self.q_proj_weight, 0), key, value, mask, p)
-        output = self.out_proj(concat_heads(output))
+        output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if need_weights else output
 
     def _heads(self, tokens, weight, third):
         """A projection with its third of the bias."""
         bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[third]
-        return project(tokens, weight, bias, self.head_dim)
+        return split_heads(linear(tokens, weight, bias), self.head_dim)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_sizes
-from .linear import Linear, linear
+from .linear import Linear
 
 
 def uniform_weight(rows: int, columns: int) -> nn.Parameter:
@@ -39,16 +39,6 @@ def head_width(embed_dim: int, num_heads: int) -> int:
 def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
     """(b, t, heads · head_dim) → (b, heads, t, head_dim)."""
     return tokens.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-
-
-def concat_heads(heads: Tensor) -> Tensor:
-    """(b, heads, t, head_dim) → (b, t, heads · head_dim)."""
-    return heads.transpose(1, 2).flatten(2)
-
-
-def project(tokens: Tensor, weight: Tensor, bias: Tensor | None, head_dim: int) -> Tensor:
-    """x Wᵀ + b of each head: (b, heads, t, head_dim)."""
-    return split_heads(linear(tokens, weight, bias), head_dim)
 
 
 def masks_together(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
