@@ -87,6 +87,15 @@ def llama3_frequencies(
     return torch.lerp(frequencies / scale, frequencies, kept)
 
 
+def rotate(x: Float[Tensor, "*b t d"], angles: Tensor, interleaved: bool = True) -> Float[Tensor, "*b t d"]:
+    """(a cos − b sin, a sin + b cos) for every pair (a, b) of x and its angle; layouts as in `RotaryEmbedding`."""
+    wide = at_least_float32(x)
+    cos, sin = angles.cos().to(wide.dtype), angles.sin().to(wide.dtype)
+    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else wide.chunk(2, -1)
+    pairs = a * cos - b * sin, a * sin + b * cos
+    return (torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)).to(x.dtype)
+
+
 def sinusoids(
     positions: Int[Tensor, "*shape"] | Float[Tensor, "*shape"], d_model: int, base: float = 10000.0
 ) -> Float[Tensor, "*shape d"]:
@@ -230,19 +239,10 @@ class RotaryEmbedding(nn.Module):
         places = places.view(*places.shape[:-1], *[1] * (input.dim() - 3), -1) if places.dim() == 2 else places
         angles = places[..., None] * torch.tensor(self.frequencies, dtype=torch.float64, device=input.device)
         rotated, kept = input.split([self.rotary_dim, self.dim - self.rotary_dim], dim=-1)
-        return torch.cat([_rotate(rotated, angles, self.interleaved), kept], dim=-1)
+        return torch.cat([rotate(rotated, angles, self.interleaved), kept], dim=-1)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, rotary_dim={self.rotary_dim}, interleaved={self.interleaved}"
-
-
-def _rotate(x, angles, interleaved):
-    """(a cos − b sin, a sin + b cos) for every pair (a, b) of x and its angle."""
-    wide = at_least_float32(x)
-    cos, sin = angles.cos().to(wide.dtype), angles.sin().to(wide.dtype)
-    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else wide.chunk(2, -1)
-    pairs = a * cos - b * sin, a * sin + b * cos
-    return (torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)).to(x.dtype)
 
 
 def _positions(input, width, positions):
