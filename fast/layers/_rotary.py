@@ -79,24 +79,26 @@ def _checked(scale):
 
 def rotate(x: Tensor, angles: Tensor, interleaved: bool) -> Tensor:
     """Every pair (a, b) of x by its angle: (a cos − b sin, a sin + b cos). The angles are constants."""
-    return _Rotate.apply(x, angles.cos(), angles.sin(), interleaved)
+    dim = -1 if interleaved else -2  # of the two members of a pair
+    pairs = x.unflatten(-1, (-1, 2) if interleaved else (2, -1))
+    # Flattened here: the result of a custom function must not be a view, or it could not be changed in place.
+    return _Rotate.apply(pairs, angles.cos(), angles.sin(), dim).flatten(-2)
 
 
 class _Rotate(torch.autograd.Function):
     """A rotation's gradient is the rotation back: Rᵀ = R(−angle)."""
 
     @staticmethod
-    def forward(ctx, x, cos, sin, interleaved):
+    def forward(ctx, pairs, cos, sin, dim):
         ctx.save_for_backward(cos, sin)
-        ctx.interleaved = interleaved
-        wide = torch.promote_types(x.dtype, torch.float32)
-        cos, sin, pairs = cos.to(wide), sin.to(wide), x.to(wide)
-        a, b = pairs.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else pairs.chunk(2, -1)
+        ctx.dim = dim
+        wide = torch.promote_types(pairs.dtype, torch.float32)
+        cos, sin = cos.to(wide), sin.to(wide)
+        a, b = pairs.to(wide).unbind(dim)
         first, second = (a * cos).addcmul_(b, sin, value=-1), (a * sin).addcmul_(b, cos)
-        turned = torch.stack([first, second], -1).flatten(-2) if interleaved else torch.cat([first, second], -1)
-        return turned.to(x.dtype)
+        return torch.stack([first, second], dim).to(pairs.dtype)
 
     @staticmethod
-    def backward(ctx, d_turned):
+    def backward(ctx, d_rotated):
         cos, sin = ctx.saved_tensors
-        return _Rotate.apply(d_turned, cos, -sin, ctx.interleaved), None, None, None
+        return _Rotate.apply(d_rotated, cos, -sin, ctx.dim), None, None, None

@@ -1,4 +1,4 @@
-"""Multi-head attention: tokens read from one another, or from another sequence, in several subspaces at once.
+"""Multi-head attention: tokens attend to one another, or to another sequence, in several subspaces at once.
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2 and §3.2.3; grouped heads: Ainslie et al. 2023, arXiv:2305.13245, §2.2.
 
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._multi_head import check_sizes, check_tokens, head_width, masks_together, output_map, uniform_weight
-from ._scaled_dot_product import attend, check_dropout, scaled_dot_product_attention
+from .checks import check_dropout, check_sizes, check_tokens
 from .linear import linear
+from .multi_head import head_width, masks_together, output_map, split_heads, uniform_weight
+from .scaled_dot_product import attend, scaled_dot_product_attention
 
 __all__ = ["CrossAttention", "KeyValueCache", "MultiHeadAttention", "scaled_dot_product_attention"]
 
@@ -42,9 +43,10 @@ class MultiHeadAttention(nn.Module):
         embed_dim: width of the tokens.
         num_heads: h, heads of the queries.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the four linear maps add a bias?
-        is_causal: may a token attend to itself and earlier tokens only?
-        num_kv_heads: heads of keys and values, default num_heads; each serves num_heads/num_kv_heads neighbours.
+        bias: if True, the four linear layers add a bias.
+        is_causal: if True, a token attends to itself and earlier tokens only.
+        num_kv_heads: heads of keys and values, default num_heads; each serves num_heads/num_kv_heads
+            neighbouring heads of queries.
         head_dim: width of a head, d_k; default embed_dim/num_heads.
 
     Raises:
@@ -89,20 +91,20 @@ class MultiHeadAttention(nn.Module):
         """Each token's new features, and on request the weights (b, heads, t, s) before dropout.
 
         Args:
-            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or added to scores.
-            key_mask: which tokens are any, and no padding: True where one may be attended to.
+            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or values added
+                to the scores.
+            key_mask: True at real tokens, False at padding, to which no token attends.
             cache: holds the s − t tokens before these, and takes these in.
         """
         check_tokens("input", input, self.in_proj_weight.shape[1])
         if cache is not None and not self.is_causal:
             raise ValueError("expected is_causal=True with a cache, got False: earlier tokens would have to be redone")
         packed = linear(input, self.in_proj_weight, self.in_proj_bias)
-        heads = packed.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads of Q, K, V, t, head_dim)
+        heads = split_heads(packed, self.head_dim)  # (b, heads of Q, K and V, t, head_dim)
         query, key, value = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if cache is not None:
             key, value = cache.append(key, value)
-        mask = masks_together(attn_mask, key_mask)
-        p = self.dropout if self.training else 0.0
+        mask, p = masks_together(attn_mask, key_mask), self.dropout if self.training else 0.0
         output, weights = attend(query, key, value, mask, p, self.is_causal, enable_gqa=True)
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if need_weights else output
@@ -117,9 +119,9 @@ class CrossAttention(nn.Module):
     Args:
         embed_dim: width of the queries and of the output.
         num_heads: h.
-        kdim, vdim: widths of the sequences that keys and values are made of; default embed_dim.
+        kdim, vdim: widths of the sequences that keys and values are projected from; default embed_dim.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the four linear maps add a bias?
+        bias: if True, the four linear layers add a bias.
 
     Raises:
         ValueError: sizes below 1, or embed_dim no multiple of num_heads; `dropout` outside [0, 1); inputs or masks of
@@ -157,10 +159,10 @@ class CrossAttention(nn.Module):
         key_mask: Bool[Tensor, "b s"] | None = None,
         need_weights: bool = False,
     ) -> Float[Tensor, "b t d"] | tuple[Float[Tensor, "b t d"], Float[Tensor, "b heads t s"]]:
-        """What each query reads from the context, and on request the weights (b, heads, t, s) before dropout.
+        """What each query finds in the context, and on request the weights (b, heads, t, s) before dropout.
 
         Args:
-            key, value: the context; values are made of the keys' sequence unless another is given.
+            key, value: the context; values are projected from the keys' sequence unless another is given.
             attn_mask, key_mask: as in `MultiHeadAttention`.
         """
         return self.read(query, *self.project(key, value), attn_mask, key_mask, need_weights)
@@ -168,15 +170,11 @@ class CrossAttention(nn.Module):
     def project(
         self, key: Float[Tensor, "b s kdim"], value: Float[Tensor, "b s vdim"] | None = None
     ) -> tuple[Float[Tensor, "b heads s head"], Float[Tensor, "b heads s head"]]:
-        """The context's keys and values of each head: a decoder makes them once and reads them at every step."""
+        """The context's keys and values of each head: a decoder computes them once and uses them at every step."""
         value = key if value is None else value
         check_tokens("key", key, self.k_proj_weight.shape[1])
         check_tokens("value", value, self.v_proj_weight.shape[1])
-        _, k_bias, v_bias = self._biases()
-        return (
-            self._heads(linear(key, self.k_proj_weight, k_bias)),
-            self._heads(linear(value, self.v_proj_weight, v_bias)),
-        )
+        return self._heads(key, self.k_proj_weight, 1), self._heads(value, self.v_proj_weight, 2)
 
     def read(
         self,
@@ -189,14 +187,12 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "b t d"] | tuple[Float[Tensor, "b t d"], Float[Tensor, "b heads t s"]]:
         """`forward` with what `project` made of the context."""
         check_tokens("query", query, self.q_proj_weight.shape[1])
-        query = self._heads(linear(query, self.q_proj_weight, self._biases()[0]))
-        p = self.dropout if self.training else 0.0
-        output, weights = attend(query, key, value, masks_together(attn_mask, key_mask), p)
+        mask, p = masks_together(attn_mask, key_mask), self.dropout if self.training else 0.0
+        output, weights = attend(self._heads(query, self.q_proj_weight, 0), key, value, mask, p)
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         return (output, weights) if need_weights else output
 
-    def _biases(self):
-        return (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-
-    def _heads(self, tokens):
-        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (b, heads, tokens, head_dim)
+    def _heads(self, tokens, weight, third):
+        """A projection with its third of the bias."""
+        bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[third]
+        return split_heads(linear(tokens, weight, bias), self.head_dim)

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads are made of one small vector a token, which alone is kept.
+"""Multi-head latent attention: all heads project keys and values from one small vector a token, which alone is kept.
 
 DeepSeek-AI 2024 (DeepSeek-V2), arXiv:2405.04434, §2.1 and appendix C. For token t and head i:
 
@@ -6,12 +6,12 @@ DeepSeek-AI 2024 (DeepSeek-V2), arXiv:2405.04434, §2.1 and appendix C. For toke
     c^Q_t = W^DQ h_t,     q^C_{t,i} = W^UQ_i c^Q_t,    q^R_{t,i} = RoPE(W^QR_i c^Q_t)
     o_{t,i} = Σ_{j <= t} softmax_j([q^C_{t,i}; q^R_{t,i}]·[k^C_{j,i}; k^R_j]/√(d_h + d^R)) v^C_{j,i},   u_t = W^O [o_t]
 
-Absorbed, W^UK goes to the queries and W^UV behind the sum, so that the heads read c^KV itself:
+Absorbed, W^UK goes to the queries and W^UV after the sum, so that the heads attend to c^KV itself:
 
     q^C·k^C = (W^UKᵀ q^C)·c^KV,   Σ_j p_j v^C_j = W^UV Σ_j p_j c^KV_j
 
 Convention: parameters are named and laid out as in DeepSeek's code, which also has RMSNorm on c^Q and c^KV (and none on
-k^R). RoPE turns the pairs (2i, 2i + 1) by position · θ^(−2i/d^R) and leaves them in their places.
+k^R). RoPE rotates the pairs (2i, 2i + 1) and leaves them in their positions.
 """
 
 import math
@@ -20,12 +20,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .checks import check_sizes, check_tokens
 from .linear import Linear
+from .numerics import at_least_float32, masked_softmax
+from .positional import rotary_frequencies, rotate
 from .rms_norm import RMSNorm
 
 
 class LatentCache:
-    """What is kept of the tokens seen: c^KV (b, s, kv_lora_rank) and k^R (b, s, qk_rope_head_dim); None at first."""
+    """What is kept of the tokens so far: c^KV (b, s, kv_lora_rank) and k^R (b, s, qk_rope_head_dim); None at first."""
 
     def __init__(self):
         self.latent: Tensor | None = None
@@ -35,10 +38,9 @@ class LatentCache:
         return 0 if self.latent is None else self.latent.shape[1]
 
     def append(self, latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds what new tokens leave; returns that of all."""
+        """Adds the vectors of new tokens; returns those of all."""
         if self.latent is not None:
-            latent = torch.cat([self.latent, latent], dim=1)
-            rope_key = torch.cat([self.rope_key, rope_key], dim=1)
+            latent, rope_key = torch.cat([self.latent, latent], dim=1), torch.cat([self.rope_key, rope_key], dim=1)
         self.latent, self.rope_key = latent, rope_key
         return latent, rope_key
 
@@ -53,7 +55,7 @@ class MultiHeadLatentAttention(nn.Module):
         qk_nope_head_dim: d_h, width of q^C and k^C of a head.
         qk_rope_head_dim: d^R, width of q^R of a head and of the one k^R that all heads share; even.
         v_head_dim: width of v^C of a head.
-        q_lora_rank: width of c^Q; None makes the queries of h itself.
+        q_lora_rank: width of c^Q; if None, queries are projected from h itself.
         rope_theta: θ, base of the angles.
         eps: added to the mean square in RMSNorm.
 
@@ -77,9 +79,9 @@ class MultiHeadLatentAttention(nn.Module):
         eps: float = 1e-6,
     ):
         super().__init__()
-        sizes = {"num_heads": num_heads, "kv_lora_rank": kv_lora_rank}
-        sizes |= {"qk_nope_head_dim": qk_nope_head_dim, "v_head_dim": v_head_dim}
-        _check_arguments(rope_theta, qk_rope_head_dim, **sizes)
+        check_sizes(num_heads=num_heads, kv_lora_rank=kv_lora_rank)
+        check_sizes(qk_nope_head_dim=qk_nope_head_dim, v_head_dim=v_head_dim)
+        _check_rope(rope_theta, qk_rope_head_dim)
         self.num_heads, self.rope_theta = num_heads, rope_theta
         self.query_dims = qk_nope_head_dim, qk_rope_head_dim
         self.value_dims = qk_nope_head_dim, v_head_dim
@@ -105,26 +107,23 @@ class MultiHeadLatentAttention(nn.Module):
         """Each token's new features.
 
         Args:
-            key_mask: over all s tokens, those in the cache too: False at padding, which nobody may attend to.
+            key_mask: over all s tokens, those in the cache too: False at padding, to which no token attends.
             cache: holds the s − t tokens before these, and takes these in.
-            absorbed: read c^KV itself, in place of keys and values made of it? The result is the same; with a cache and
-                few new tokens it is far less work.
+            absorbed: if True, heads attend to c^KV itself, in place of keys and values projected from it. The result is
+                the same; with a cache and few new tokens it is far less work.
         """
-        width = self.kv_a_proj_with_mqa.in_features
-        if input.dim() != 3 or input.shape[-1] != width:
-            raise ValueError(f"expected input of shape (batch, tokens, {width}), got {tuple(input.shape)}")
+        check_tokens("input", input, self.kv_a_proj_with_mqa.in_features)
         past = 0 if cache is None else len(cache)
-        hidden = _hidden(input, past, key_mask)
-        angles = self._angles(past, input)
+        allowed, positions = _allowed(input, past, key_mask), torch.arange(past, past + input.shape[1])
+        angles = (positions[:, None] * rotary_frequencies(self.query_dims[1], self.rope_theta)).to(input.device)
         query, rope_query = self._queries(input).split(self.query_dims, dim=-1)  # (b, heads, t, ·)
-        query = torch.cat([query, _rotate(rope_query, angles)], dim=-1)
-        rank, rope = self.kv_b_proj.in_features, self.query_dims[1]
-        latent, rope_key = self.kv_a_proj_with_mqa(input).split([rank, rope], dim=-1)
-        latent, rope_key = self.kv_a_layernorm(latent), _rotate(rope_key, angles)
+        query = torch.cat([query, rotate(rope_query, angles)], dim=-1)
+        latent, rope_key = self.kv_a_proj_with_mqa(input).split([self.kv_b_proj.in_features, self.query_dims[1]], -1)
+        latent, rope_key = self.kv_a_layernorm(latent), rotate(rope_key, angles)
         if cache is not None:
             latent, rope_key = cache.append(latent, rope_key)
-        read = (self._read_absorbed if absorbed else self._read)(query, latent, rope_key, hidden)
-        return self.o_proj(read.transpose(1, 2).flatten(2))
+        heads = (self._attend_absorbed if absorbed else self._attend)(query, latent, rope_key, allowed)
+        return self.o_proj(heads.transpose(1, 2).flatten(2))
 
     def _queries(self, input):
         if hasattr(self, "q_proj"):
@@ -133,63 +132,44 @@ class MultiHeadLatentAttention(nn.Module):
             query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(input)))
         return query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _read(self, query, latent, rope_key, hidden):
+    def _attend(self, query, latent, rope_key, allowed):
         """Σ_j p_j v_j (b, heads, t, v_head_dim) with the keys and values of every head."""
-        made = self.kv_b_proj(latent).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        key, value = made.split(self.value_dims, dim=-1)
+        projected = self.kv_b_proj(latent).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        key, value = projected.split(self.value_dims, dim=-1)
         key = torch.cat([key, rope_key[:, None].expand(-1, self.num_heads, -1, -1)], dim=-1)
-        return self._weights(query @ key.mT, hidden) @ value
+        return self._weights(query @ key.mT, allowed) @ value
 
-    def _read_absorbed(self, query, latent, rope_key, hidden):
-        """The same with one key [c^KV; k^R] and one value c^KV for all heads, which stand side by side as queries."""
+    def _attend_absorbed(self, query, latent, rope_key, allowed):
+        """The same with one key [c^KV; k^R] and one value c^KV for all heads, whose queries are one sequence."""
         up = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))  # (heads, d_h + v_head_dim, rank)
         up_key, up_value = up.split(self.value_dims, dim=1)
         query, rope_query = query.split(self.query_dims, dim=-1)
         query = torch.cat([query @ up_key, rope_query], dim=-1).flatten(1, 2)  # (b, heads · t, rank + d^R)
         scores = query @ torch.cat([latent, rope_key], dim=-1).mT
-        weights = self._weights(scores.unflatten(1, (self.num_heads, -1)), hidden)
+        weights = self._weights(scores.unflatten(1, (self.num_heads, -1)), allowed)
         return (weights.flatten(1, 2) @ latent).unflatten(1, (self.num_heads, -1)) @ up_value.mT
 
-    def _weights(self, scores, hidden):
-        """The softmax of the keys that are not hidden, 0 where all are; float32 or wider inside."""
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)) * sum(self.query_dims) ** -0.5
-        weights = wide.masked_fill(hidden, -math.inf).softmax(-1)
-        return weights.masked_fill(hidden.all(-1, keepdim=True), 0).to(scores.dtype)
-
-    def _angles(self, past, input):
-        """Position · θ^(−2i/d^R), (t, d^R/2), float32 or wider."""
-        wide = {"dtype": torch.promote_types(input.dtype, torch.float32), "device": input.device}
-        steps = torch.arange(0, self.query_dims[1], 2, **wide) / self.query_dims[1]
-        positions = torch.arange(past, past + input.shape[1], **wide)
-        return positions[:, None] * self.rope_theta**-steps
+    def _weights(self, scores, allowed):
+        scaled = at_least_float32(scores) * sum(self.query_dims) ** -0.5
+        return masked_softmax(scaled.masked_fill(~allowed, -math.inf)).to(scores.dtype)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, query_dims={self.query_dims}, value_dims={self.value_dims}"
 
 
-def _rotate(x, angles):
-    """RoPE: turns each pair (x_2i, x_2i+1) by its angle; (…, t, d^R)."""
-    even, odd = x.to(angles.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
-
-
-def _hidden(input, past, key_mask):
-    """(b or 1, 1, t, s), True where a token may not attend: to later ones, and to padding."""
+def _allowed(input, past, key_mask):
+    """(b or 1, 1, t, s), True where a token may attend: to itself and earlier ones, and not to padding."""
     b, t = input.shape[:2]
-    s = past + t
-    hidden = torch.ones(t, s, dtype=torch.bool, device=input.device).triu(1 + past)[None, None]
+    causal = torch.ones(t, past + t, dtype=torch.bool, device=input.device).tril(past)[None, None]
     if key_mask is None:
-        return hidden
-    if key_mask.shape != (b, s) or key_mask.dtype != torch.bool:
-        raise ValueError(f"expected key_mask ({b}, {s}) of booleans, got {tuple(key_mask.shape)} of {key_mask.dtype}")
-    return hidden | ~key_mask[:, None, None]
+        return causal
+    if key_mask.shape != (b, past + t) or key_mask.dtype != torch.bool:
+        found = f"{tuple(key_mask.shape)} of {key_mask.dtype}"
+        raise ValueError(f"expected key_mask ({b}, {past + t}) of booleans, got {found}")
+    return causal & key_mask[:, None, None]
 
 
-def _check_arguments(rope_theta, qk_rope_head_dim, **sizes):
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"expected {name} >= 1, got {size}")
+def _check_rope(rope_theta, qk_rope_head_dim):
     if qk_rope_head_dim < 2 or qk_rope_head_dim % 2:
         raise ValueError(f"expected qk_rope_head_dim to be even and at least 2, got {qk_rope_head_dim}")
     if not rope_theta > 0:

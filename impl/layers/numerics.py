@@ -1,6 +1,6 @@
 """Numerically careful pieces, each once: no overflow, no digits lost, half precision computed in float32."""
 
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -23,7 +23,5 @@ def normal_cdf(x: Tensor) -> Tensor:
 
 def masked_softmax(scores: Tensor) -> Tensor:
     """Softmax over the last dimension, where −∞ excludes an entry; a row that excludes all is 0, not NaN."""
-    largest = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    exponentials = (scores - largest).exp()
-    total = exponentials.sum(-1, keepdim=True)
-    return exponentials / total.masked_fill(total == 0, 1)
+    empty = (scores == -inf).all(-1, keepdim=True)
+    return scores.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..layers._multi_head import check_sizes
+from ..layers.checks import check_sizes
 from ..layers.dropout import Dropout
 from ..layers.normalization import LayerNorm
 from ..layers.transformer import FeedForward, TransformerEncoderBlock

