@@ -155,7 +155,7 @@ def _files(module_name: str) -> list[Path]:
         if name in seen or file is None:
             continue
         seen[name] = Path(file)
-        package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+        package = module.__spec__.parent  # of a package's page the package itself
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
