@@ -17,6 +17,7 @@ from spec import cost, laws
 # What an implementation may import besides torch and the standard library's small tools.
 MODULES = {"torch", "math", "typing", "collections", "dataclasses", "functools", "itertools", "jaxtyping", "__future__"}
 MODULES |= {"contextlib", "copy", "re", "heapq", "random", "json", "pathlib", "argparse", "pydoc_data", "operator"}
+MODULES |= {"unicodedata"}
 
 # Of torch.nn: containers and the base class, nothing that computes.
 NN = {"Module", "Parameter", "Buffer", "ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict"}

@@ -151,7 +151,10 @@ class _SubjectFinder(MetaPathFinder):
             return None
         present = [f for f in (folder.joinpath(*inner) for folder in self.roots[root]) if _exists(f)]
         if not present:
-            return ModuleSpec(fullname, _Absent(), is_package=True)
+            # Within a module (the roadmap's are impl.section.module) a name is a module only if the reference has one:
+            # a class that is asked for as if it were one must not be hidden by a stub.
+            is_module = len(inner) <= 2 or _exists(self.roots[LENDER][0].joinpath(*inner))
+            return ModuleSpec(fullname, _Absent(), is_package=True) if is_module else None
         # Every folder that may hold a package's modules, the subject's first.
         folders = [str(f) for f in present if _is_package(f)]
         init = present[0] / "__init__.py"
