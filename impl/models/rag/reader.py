@@ -20,7 +20,7 @@ class SentenceReader(nn.Module):
     """Scores the sentences of passages by a question.
 
     Args:
-        passages: lists of sentences; the token id of a sentence is its index in `sentences`, whichever passages hold it.
+        passages: lists of sentences; the token id of a sentence is its index in `sentences`, in whatever passage.
         temperature: τ.
 
     Raises:
