@@ -817,7 +817,7 @@ def test_texts_become_words_and_sentences():
     ],
 )
 def test_words_are_those_of_any_script(text, found):
-    """A mark belongs to its letter, composed and decomposed letters are equal, joiners and soft hyphens separate nothing.
+    """A mark belongs to its letter, composed and decomposed letters are equal, joiners do not split a word.
 
     Source: Unicode Standard Annex #29, §4 (Extend, Format and ZWJ do not break words); Annex #15: NFC.
     """
