@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..layers.checks import check_dropout, check_sizes, check_tokens
-from ..layers.dropout import Dropout
-from ..layers.linear import Linear
-from ..layers.multi_head import head_width
+from .checks import check_dropout, check_sizes, check_tokens
+from .dropout import Dropout
+from .linear import Linear
+from .multi_head import head_width
 
 ITSELF = 1e5  # taken off a token's score of itself: it reads itself only if there is no other
 

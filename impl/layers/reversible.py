@@ -1,12 +1,12 @@
-"""Reversible residual layers: their inputs follow from their outputs, so that training keeps no activation of any.
+"""Reversible residual layers: their inputs follow from their outputs, so that training keeps none of their activations.
 
 Gomez, Ren, Urtasun & Grosse 2017 (RevNet), arXiv:1707.04585; in a transformer: Kitaev, Kaiser & Levskaya 2020
 (Reformer), arXiv:2001.04451, §3.
 
     y₁ = x₁ + F(x₂),   y₂ = x₂ + G(y₁);        x₂ = y₂ − G(y₁),   x₁ = y₁ − F(x₂)
 
-The backward pass of a sequence of such layers goes from the last to the first, takes F and G off again, and runs each
-once more for its gradient. What they drew at random, they draw again, and what ran under autocast does again.
+The backward pass of a sequence of such layers goes from the last to the first, subtracts F and G again, and runs each
+once more for its gradient, with the same random numbers and under the same autocast as in the forward pass.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ class ReversibleBlock(nn.Module):
     def forward(
         self, x1: Float[Tensor, "*shape"], x2: Float[Tensor, "*shape"], *context: Tensor | None
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """y₁ and y₂; `context` is what F takes beside x₂."""
+        """y₁ and y₂; `context`: further arguments of F."""
         y1 = x1 + self.f(x2, *context)
         return y1, x2 + self.g(y1)
 
     def inverse(
         self, y1: Float[Tensor, "*shape"], y2: Float[Tensor, "*shape"], *context: Tensor | None
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """x₁ and x₂, if F and G draw nothing at random."""
+        """x₁ and x₂, if F and G are deterministic."""
         x2 = y2 - self.g(y1)
         return y1 - self.f(x2, *context), x2
 
@@ -48,11 +48,12 @@ class ReversibleBlock(nn.Module):
 class ReversibleSequence(nn.Module):
     """Reversible blocks, one after another, whose training needs memory for the activations of one of them.
 
-    Kept are the last outputs, the parameters, and the states of the random generator: 10 kB a block on a CPU, 5 for F
-    and 5 for G. Under torch.compile the blocks run as ordinary layers, and the compiler says what is kept.
+    Kept are the first inputs, the last outputs, the parameters, and the states of the random generator: 10 kB a block
+    on a CPU, 5 for F and 5 for G. Under torch.compile the blocks run as ordinary layers, and the compiler chooses what
+    is kept.
 
     Args:
-        blocks: of which the outputs of one are the inputs of the next.
+        blocks: the outputs of one are the inputs of the next.
 
     Attributes:
         blocks: the same, a `ModuleList`.
@@ -72,66 +73,110 @@ class ReversibleSequence(nn.Module):
     def forward(
         self, x1: Float[Tensor, "*shape"], x2: Float[Tensor, "*shape"], *context: Tensor | None
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """The last block's y₁ and y₂; `context`, which gets no gradient, is what each F takes beside x₂."""
+        """The last block's y₁ and y₂; `context`: further arguments of each F, which get no gradient."""
         if torch.compiler.is_compiling():
             for block in self.blocks:
                 x1, x2 = block(x1, x2, *context)
             return x1, x2
-        halves = [half for block in self.blocks for half in (block.f, block.g)]
-        states = [dict([*half.named_parameters(), *half.named_buffers()]) for half in halves]
-        return _Reversible.apply(halves, [list(state) for state in states], context, x1, x2, *_values(states))
+        modules = [half for block in self.blocks for half in (block.f, block.g)]
+        states = [dict([*module.named_parameters(), *module.named_buffers()]) for module in modules]
+        halves = [_Half(module, list(state)) for module, state in zip(modules, states)]
+        return _Reversible.apply(
+            halves, len(context), x1, x2, *context, *(v for state in states for v in state.values())
+        )
+
+
+class _Half:
+    """F or G as a function of all that it reads, which can be run again under the conditions of its first run."""
+
+    def __init__(self, module, names):
+        self.module, self.names = module, names
+
+    def first(self, x, context, values):
+        self.generators, self.precision = _generators(x), _precision(x)
+        return torch.func.functional_call(self.module, dict(zip(self.names, values)), (x, *context))
+
+    def again(self, x, context, values):
+        with _as_before(self.generators, x), torch.autocast(**self.precision):
+            return torch.func.functional_call(self.module, dict(zip(self.names, values)), (x, *context))
+
+    def pull_back(self, x, context, values, wanted, gradient):
+        """The output again, and what its gradient gives to x and to the wanted ones of the values."""
+
+        def function(x, *learned):
+            learned = iter(learned)
+            return self.again(x, context, [next(learned) if w else v for v, w in zip(values, wanted)])
+
+        output, pull_back = torch.func.vjp(function, x, *(v for v, w in zip(values, wanted) if w))
+        d_x, *found = pull_back(gradient)
+        return output, d_x, [found.pop(0) if w else None for w in wanted]
 
 
 class _Reversible(torch.autograd.Function):
-    """All blocks as one function of x₁, x₂ and the parameters. Half a block adds to one of two numbers what it makes of
-    the other: x₁ ← x₁ + F(x₂), then x₂ ← x₂ + G(x₁).
+    """All blocks as one function of x₁, x₂, context and state. Half a block adds to one of x₁ and x₂ a function of the
+    other: x₁ ← x₁ + F(x₂), then x₂ ← x₂ + G(x₁).
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, halves, names, context, x1, x2, *values):
-        ctx.generators = []
-        for n, half in enumerate(halves):
-            ctx.generators.append(_generators(x1))
-            if n % 2 == 0:
-                x1 = x1 + half(x2, *context)
-            else:
-                x2 = x2 + half(x1)
-        ctx.halves, ctx.names, ctx.context, ctx.precision = halves, names, context, _precision(x1)
-        ctx.save_for_backward(x1, x2, *values)
-        return x1, x2
+    def forward(halves, count, *tensors):
+        return _run(_Half.first, halves, count, *tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.halves, ctx.count, x1, x2, *rest = inputs
+        ctx.save_for_backward(*output, *rest)
+        ctx.save_for_forward(x1, x2, *rest)
 
     @staticmethod
     def backward(ctx, d1, d2):
-        x1, x2, *values = ctx.saved_tensors
-        # With gradients on, this pass is to be derived itself: then it stays a function of the outputs.
-        again = torch.is_grad_enabled()
+        x1, x2, *rest = ctx.saved_tensors
+        parts = _parts(ctx.halves, ctx.count, rest)
+        wanted = _parts(ctx.halves, ctx.count, ctx.needs_input_grad[4:])
         grads = []
-        for n in reversed(range(len(ctx.halves))):
-            half, context = (ctx.halves[n], ctx.context) if n % 2 == 0 else (ctx.halves[n], ())
+        for n in reversed(range(len(parts))):
+            half, context, values = parts[n]
             read, other, d_read, d_other = (x2, x1, d2, d1) if n % 2 == 0 else (x1, x2, d1, d2)
-            state = dict(zip(ctx.names[n], values[len(values) - len(ctx.names[n]) :]))
-            del values[len(values) - len(state) :]
-            with torch.enable_grad(), _as_before(ctx.generators[n], read), torch.autocast(**ctx.precision):
-                # New names for what is read: its own gradient leads back here, and is not asked for.
-                read = read.view_as(read) if again else read.detach().requires_grad_()
-                state = {name: t.view_as(t) for name, t in state.items()} if again else state
-                added = torch.func.functional_call(half, state, (read, *context))
-                wanted = [read, *(t for t in state.values() if t.requires_grad)]
-                slope, *found = torch.autograd.grad(added, wanted, d_other, create_graph=again, allow_unused=True)
-            other = other - (added if again else added.detach())
-            d_read = d_read if slope is None else d_read + slope
+            added, d_added, found = half.pull_back(read, context, values, wanted[n][2], d_other)
+            other, d_read = other - added, d_read + d_added
             x1, x2, d1, d2 = (other, read, d_other, d_read) if n % 2 == 0 else (read, other, d_read, d_other)
-            found = iter(found)
-            grads = [next(found) if t.requires_grad else None for t in state.values()] + grads
-        return None, None, None, d1, d2, *grads
+            grads = found + grads
+        return None, None, d1, d2, *[None] * ctx.count, *grads
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        tensors, tangents = ctx.saved_tensors, tangents[2:]
+        moving = [n for n, tangent in enumerate(tangents) if tangent is not None]
+
+        def function(*moved):
+            moved = dict(zip(moving, moved))
+            return _run(_Half.again, ctx.halves, ctx.count, *(moved.get(n, t) for n, t in enumerate(tensors)))
+
+        return torch.func.jvp(function, *(tuple(of[n] for n in moving) for of in (tensors, tangents)))[1]
 
 
-def _values(states):
-    return [value for state in states for value in state.values()]
+def _run(call, halves, count, x1, x2, *rest):
+    for n, (half, context, values) in enumerate(_parts(halves, count, rest)):
+        if n % 2 == 0:
+            x1 = x1 + call(half, x2, context, values)
+        else:
+            x2 = x2 + call(half, x1, context, values)
+    return x1, x2
+
+
+def _parts(halves, count, rest):
+    """(half, context, values) of each half, from the context and the values of all; G takes no context."""
+    rest, start = list(rest), count
+    found = []
+    for n, half in enumerate(halves):
+        found.append((half, rest[:count] if n % 2 == 0 else [], rest[start : start + len(half.names)]))
+        start += len(half.names)
+    return found
 
 
 def _precision(like):
-    """What torch.autocast is told at present; on other devices than these that of a CPU, which is idle there."""
+    """The present settings of torch.autocast; on other devices those of the CPU, which have no effect there."""
     kind = like.device.type if like.device.type in ("cpu", "cuda") else "cpu"
     return {
         "device_type": kind,
@@ -141,14 +186,14 @@ def _precision(like):
 
 
 def _generators(like):
-    """The states of the random generators that a module may draw from."""
+    """The states of the random generators that a module may use."""
     own = torch.cuda.get_rng_state(like.device) if like.is_cuda else None
     return torch.get_rng_state(), own
 
 
 @contextlib.contextmanager
 def _as_before(states, like):
-    """Draws as from these states, and leaves the generators where they are."""
+    """Random numbers as from these states; the generators are left as they are."""
     with torch.random.fork_rng([like.device] if like.is_cuda else []):
         torch.set_rng_state(states[0])
         if like.is_cuda:
