@@ -102,14 +102,16 @@ class _Half:
 
     def pull_back(self, x, context, values, wanted, gradient):
         """The output again, and what its gradient gives to x and to the wanted ones of the values."""
-
-        def function(x, *learned):
-            learned = iter(learned)
-            return self.again(x, context, [next(learned) if w else v for v, w in zip(values, wanted)])
-
-        output, pull_back = torch.func.vjp(function, x, *(v for v, w in zip(values, wanted) if w))
-        d_x, *found = pull_back(gradient)
-        return output, d_x, [found.pop(0) if w else None for w in wanted]
+        # With gradients on, this pass is to be differentiated itself: then it stays a function of the outputs.
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # New tensors: the gradient of x itself leads back here, and is not asked for.
+            x = x.view_as(x) if again else x.detach().requires_grad_()
+            values = [v.view_as(v) if again and w else v for v, w in zip(values, wanted)]
+            output = self.again(x, context, values)
+            learned = [x, *(v for v, w in zip(values, wanted) if w)]
+            d_x, *found = torch.autograd.grad(output, learned, gradient, create_graph=again, allow_unused=True)
+        return output if again else output.detach(), d_x, [found.pop(0) if w else None for w in wanted]
 
 
 class _Reversible(torch.autograd.Function):
@@ -139,7 +141,7 @@ class _Reversible(torch.autograd.Function):
             half, context, values = parts[n]
             read, other, d_read, d_other = (x2, x1, d2, d1) if n % 2 == 0 else (x1, x2, d1, d2)
             added, d_added, found = half.pull_back(read, context, values, wanted[n][2], d_other)
-            other, d_read = other - added, d_read + d_added
+            other, d_read = other - added, d_read if d_added is None else d_read + d_added
             x1, x2, d1, d2 = (other, read, d_other, d_read) if n % 2 == 0 else (read, other, d_read, d_other)
             grads = found + grads
         return None, None, d1, d2, *[None] * ctx.count, *grads
