@@ -18,6 +18,7 @@ from spec import cost, laws
 # What an implementation may import besides torch and the standard library's small tools.
 MODULES = {"torch", "math", "typing", "collections", "dataclasses", "functools", "itertools", "jaxtyping", "__future__"}
 MODULES |= {"contextlib", "copy", "re", "heapq", "random", "json", "pathlib", "argparse", "pydoc_data", "operator"}
+MODULES |= {"unicodedata"}
 
 # Of torch.nn: containers and the base class, nothing that computes.
 NN = {"Module", "Parameter", "Buffer", "ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict"}
@@ -174,7 +175,7 @@ def _files(module_name: str) -> list[Path]:
         if name in seen or file is None:
             continue
         seen[name] = Path(file)
-        package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+        package = module.__spec__.parent  # of a package's page the package itself
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)

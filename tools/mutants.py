@@ -8,7 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.roadmap import ROADMAP, load
+from tools.roadmap import ROADMAP, Roadmap, load
+from tools.scaffold import FOUNDATIONS, modules_of
 from tools.strength import Target, hunt
 from tools.subject import PACKAGE
 
@@ -47,7 +48,7 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
     roadmap = load(root / ROADMAP)
     item = roadmap.find(item_id)
     reference = root / PACKAGE
-    mutants = all_mutants(reference, Path(item.path).relative_to(PACKAGE), set(item.names))
+    mutants = all_mutants(reference, roadmap, item)
     random.Random(seed).shuffle(mutants)
     chosen = mutants[:sample]
     print(f"{item_id}: {len(chosen)} of {len(mutants)} mutants")
@@ -86,10 +87,10 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
     return int(killed < 0.9 * len(chosen))
 
 
-def all_mutants(reference: Path, file: Path, names: set[str]) -> list[Mutant]:
-    """Every mutant of the code that the public names rest on, private parts of neighbouring modules included."""
+def all_mutants(reference: Path, roadmap: Roadmap, item) -> list[Mutant]:
+    """Every mutant of the code that an item's public names rest on."""
     found = []
-    for path, lines in _reached(reference, file, names).items():
+    for path, lines in _reached(reference, roadmap, item).items():
         text = (reference / path).read_text(encoding="utf-8")
         found += [m for m in _mutants_of(path, text) if m.line in lines]
     return found
@@ -98,7 +99,7 @@ def all_mutants(reference: Path, file: Path, names: set[str]) -> list[Mutant]:
 def _sharers(roadmap, reference: Path, item, files: set[Path]):
     """A function: mutant → the other items whose public names rest on the mutated line."""
     reached = {
-        other.id: _reached(reference, Path(other.path).relative_to(PACKAGE), set(other.names))
+        other.id: _reached(reference, roadmap, other)
         for other in roadmap.items.values()
         if files and other.id != item.id
     }
@@ -155,24 +156,28 @@ def _bare(text: str) -> str:
     return ast.dump(tree)
 
 
-def _reached(reference: Path, file: Path, names: set[str]) -> dict[Path, set[int]]:
-    """File → lines of the definitions that the names use, directly or not, in private modules beside it as well."""
+def _reached(reference: Path, roadmap: Roadmap, item) -> dict[Path, set[int]]:
+    """File → lines of the definitions that an item's public names use, directly or not.
+
+    Foundations and the pages of other items are not followed: what they define is pinned by others.
+    """
+    page = item.page(reference)
+    elsewhere = {other.page(reference) for other in roadmap.items.values()} | {reference / f for f in FOUNDATIONS}
     lines: dict[Path, set[int]] = {}
-    waiting, seen = [(file, name) for name in names], set()
+    waiting, seen = [(page, name) for name in item.names], set()
     while waiting:
-        path, name = waiting.pop()
-        if (path, name) in seen or not (reference / path).is_file():
+        file, name = waiting.pop()
+        if (file, name) in seen or not file.is_file() or file in elsewhere - {page}:
             continue
-        seen.add((path, name))
-        tree = ast.parse((reference / path).read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                if (node.module or "").startswith("_") and name in {a.asname or a.name for a in node.names}:
-                    original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                    waiting.append((path.with_name(f"{node.module}.py"), original))
+        seen.add((file, name))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                originals = [a.name for a in node.names if (a.asname or a.name) == name]
+                waiting += [(source, original) for original in originals for source in modules_of(file, node)]
             elif name in _defines(node):
-                lines.setdefault(path, set()).update(range(node.lineno, node.end_lineno + 1))
-                waiting += [(path, n.id) for n in ast.walk(node) if isinstance(n, ast.Name) and n.id != name]
+                own = lines.setdefault(file.relative_to(reference), set())
+                own.update(range(node.lineno, node.end_lineno + 1))
+                waiting += [(file, n.id) for n in ast.walk(node) if isinstance(n, ast.Name) and n.id != name]
     return lines
 
 

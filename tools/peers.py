@@ -54,7 +54,7 @@ def carried_items(peer: Path, roadmap: Roadmap) -> list[str]:
     """The items of which a peer's module defines a public name."""
     found = []
     for item in roadmap.items.values():
-        file = peer / Path(item.path).relative_to(PACKAGE)
+        file = item.page(peer)
         if file.is_file() and set(item.names) & _defined(file):
             found.append(item.id)
     return found

@@ -17,7 +17,10 @@ class RoadmapError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One concept of the roadmap; `module` and `names` are the public surface its specs may import."""
+    """One concept of the roadmap; `module` and `names` are the public surface its specs may import.
+
+    `path` is the page of the module in the reference, relative to the repository.
+    """
 
     id: str
     title: str
@@ -26,15 +29,16 @@ class Item:
     names: tuple[str, ...]
     section: str
     group: str
+    path: str
 
     @property
     def topic(self) -> str:
         """The last part of the module: specs and implementation of a topic are facing pages."""
         return self.module.rpartition(".")[2]
 
-    @property
-    def path(self) -> str:
-        return self.module.replace(".", "/") + ".py"
+    def page(self, folder: Path) -> Path:
+        """The file of the module in the folder of an implementation, which may be another than the reference."""
+        return page_of(folder, self.module)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ class Roadmap:
         return self.items[item_id]
 
 
+def page_of(folder: Path, module: str) -> Path:
+    """The file in which a module stands: a package's `__init__.py` where there is one, else a file of its own.
+
+    Args:
+        folder: that of the package in front of the module's first dot.
+    """
+    package = folder.joinpath(*module.split(".")[1:])
+    init = package / "__init__.py"
+    return init if init.is_file() else package.with_name(f"{package.name}.py")
+
+
 def nearest(word: str, choices) -> str:
     """A "did you mean" for a mistyped word, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.4)
@@ -83,10 +98,12 @@ def load(path: Path = ROADMAP) -> Roadmap:
     except tomllib.TOMLDecodeError as error:
         raise RoadmapError(f"{path}: not valid TOML: {error}") from None
     items: dict[str, Item] = {}
+    root = path.parents[len(ROADMAP.parts) - 1] if path.parts[-2:] == ROADMAP.parts else path.parent
     for section in _tables(path, text, data, "section"):
         for group in _tables(path, text, section, "group"):
             for entry in _tables(path, text, group, "item"):
                 _check(path, text, entry, items)
+                package = entry["module"].partition(".")[0]
                 items[entry["id"]] = Item(
                     id=entry["id"],
                     title=entry["title"],
@@ -95,6 +112,7 @@ def load(path: Path = ROADMAP) -> Roadmap:
                     names=tuple(entry["names"]),
                     section=section["title"],
                     group=group["title"],
+                    path=page_of(root / package, entry["module"]).relative_to(root).as_posix(),
                 )
     return Roadmap(items)
 

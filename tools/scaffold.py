@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.roadmap import ROADMAP, load
+from tools.roadmap import ROADMAP, load, page_of
 from tools.subject import PACKAGE
 
+# What no item is about, and many rest on: a skeleton has it whole. Every other module is there to be written.
+_LAYERS = ("dropout", "embedding", "initialisers", "linear", "pooling", "rms_norm", "transposed_convolution")
+FOUNDATIONS = tuple(Path("layers", f"{name}.py") for name in (*_LAYERS, "upsampling"))
+HELPERS = (Path("layers/checks.py"), Path("layers/numerics.py"))
 _STUB = ast.parse("raise NotImplementedError").body[0]
 # Methods that are no claim of any spec; a stub of them would only disturb a debugger.
 _DROPPED = {"extra_repr"}
@@ -21,25 +25,20 @@ def main(folder: str, root: Path | None = None) -> int:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         print(f"{folder} exists and is not empty: nothing was written; choose another name")
         return 1
-    modules = {root / item.path for item in load(root / ROADMAP).items.values()}
-    files = sorted(p for p in (root / PACKAGE).rglob("*.py") if "__pycache__" not in p.parts)
-    solution = {inner for module in modules for inner in _private_imports(module)}
-    public = [f for f in files if not _is_private_module(f)]
-    # A foundation that rests on an inner part of some item's solution would give it away: it is to be written, too.
-    to_write = {f for f in public if f in modules or _private_imports(f) & solution}
-    whole = {*public} - to_write
-    whole |= {inner for f in whole for inner in _private_imports(f)}
+    reference = root / PACKAGE
+    pages = {item.page(reference) for item in load(root / ROADMAP).items.values()}
+    files = sorted(p for p in reference.rglob("*.py") if "__pycache__" not in p.parts)
+    whole = _whole(reference, files, pages)
     stubs = 0
     for file in files:
-        path = file.relative_to(root / PACKAGE)
         text = file.read_text(encoding="utf-8")
-        if file in to_write:
+        if file not in whole and _is_private_module(file):
+            continue  # an inner part of some item's solution
+        if file not in whole:
             beside = [f for f in files if f.parent == file.parent and _is_private_module(f)]
             text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
             stubs += 1
-        elif file not in whole:
-            continue  # an inner part of some item's solution
-        made = target / path
+        made = target / file.relative_to(reference)
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text(text, encoding="utf-8")
     _tidy(target)
@@ -65,27 +64,53 @@ def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
             body.append(_class(node, known))
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             body.append(_function(node))
-        elif n == 0 and _is_docstring(node):
+        elif (n == 0 and _is_docstring(node)) or _assigns_all(node):
             body.append(node)
     module = ast.Module(body=[node for node in body if node is not None], type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
 
 
 def _is_private_module(file: Path) -> bool:
-    return file.name.startswith("_") and file.name != "__init__.py"
+    return file.name.startswith("_") and file.name not in ("__init__.py", "__main__.py")
 
 
-def _private_imports(file: Path) -> set[Path]:
-    """The private modules beside a module that it imports, directly or through one another."""
-    found, waiting = set(), [file] if file.is_file() else []
+def _whole(reference: Path, files: list[Path], pages: set[Path]) -> set[Path]:
+    """What comes along as it is: foundations with their own private parts, and the folders of modules themselves.
+
+    A foundation that rests on a part of some item's solution would give it away: it is to be written, too.
+    """
+    foundations = {reference / path for path in (*FOUNDATIONS, *HELPERS)} & set(files)
+    inner = {f for page in pages if page.is_file() for f in imported_modules(page) if _is_private_module(f)}
+    whole = {f for f in files if f.name == "__main__.py" or (f.name == "__init__.py" and f not in pages)}
+    for file in foundations:
+        needed = imported_modules(file)
+        if all(f in foundations or (_is_private_module(f) and f not in inner) for f in needed):
+            whole |= {file, *needed}
+    return whole
+
+
+def imported_modules(file: Path) -> set[Path]:
+    """The modules of the same implementation that a module imports, directly or through one another."""
+    found, waiting = set(), [file]
     while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and (node.module or "").startswith("_"):
-                inner = file.with_name(f"{node.module}.py")
-                if inner.is_file() and inner not in found:
-                    found.add(inner)
-                    waiting.append(inner)
+        current = waiting.pop()
+        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                new = set(modules_of(current, node)) - {file} - found
+                found |= new
+                waiting += new
     return found
+
+
+def modules_of(file: Path, node: ast.ImportFrom) -> list[Path]:
+    """The files that a relative import of a file leads to."""
+    package = file.parents[node.level - 1]
+    named = package.joinpath(*node.module.split(".")) if node.module else package
+    inner = [page_of(named, f".{name.name}") for name in node.names]
+    found = [f for f in inner if f.is_file()]
+    if node.module or len(found) < len(node.names):  # some name is no module: it is one of the module's own
+        found.append(page_of(named.parent, f".{named.name}"))
+    return [f for f in found if f.is_file()]
 
 
 def _with_reexports(tree: ast.Module, private):

@@ -160,23 +160,33 @@ class _SubjectFinder(MetaPathFinder):
             return None
         present = [f for f in (folder.joinpath(*inner) for folder in self.roots[root]) if _exists(f)]
         if not present:
-            return ModuleSpec(fullname, _Absent(), is_package=True)
-        if present[0].is_dir():
-            spec = ModuleSpec(fullname, None, is_package=True)
-            init = present[0] / "__init__.py"
-            if init.is_file():
-                spec = self.checked.find_spec(fullname, [str(present[0].parent)]) if inner else _package(fullname, init)
-            # Every folder that may hold the package's modules, the subject's first.
-            spec.submodule_search_locations = [str(f) for f in present if f.is_dir()]
-        else:
+            # Within a module (the roadmap's are impl.section.module) a name is a module only if the reference has one:
+            # a class that is asked for as if it were one must not be hidden by a stub.
+            is_module = len(inner) <= 2 or _exists(self.roots[LENDER][0].joinpath(*inner))
+            return ModuleSpec(fullname, _Absent(), is_package=True) if is_module else None
+        # Every folder that may hold a package's modules, the subject's first.
+        folders = [str(f) for f in present if _is_package(f)]
+        init = present[0] / "__init__.py"
+        if not _is_package(present[0]) or (inner and init.is_file()):
             spec = self.checked.find_spec(fullname, [str(present[0].parent)])
+        else:
+            spec = _package(fullname, init) if init.is_file() else ModuleSpec(fullname, None, is_package=True)
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations = folders
         lender = ".".join([LENDER, *inner]) if self.lends and root == PACKAGE and inner else None
-        spec.loader = _Guarded(spec.loader, lender)
+        spec.loader = _Guarded(spec.loader, lender, folders)
         return spec
 
 
 def _exists(path: Path) -> bool:
-    return path.is_dir() or path.with_name(path.name + ".py").is_file()
+    return _is_package(path) or path.with_name(f"{path.name}.py").is_file()
+
+
+def _is_package(path: Path) -> bool:
+    """Is it a folder of modules? As in Python, one without `__init__.py` gives way to a file of the same name."""
+    if (path / "__init__.py").is_file():
+        return True
+    return not path.with_name(f"{path.name}.py").is_file() and path.is_dir() and any(path.rglob("*.py"))
 
 
 def _package(fullname, init):
@@ -212,15 +222,19 @@ class _Absent(Loader):
 class _Guarded(Loader):
     """Runs the real loader; names that it did not define become stubs, or the lender's where one may borrow."""
 
-    def __init__(self, loader, lender):
+    def __init__(self, loader, lender, folders):
         self.loader = loader
         self.lender = lender
+        self.folders = folders
 
     def create_module(self, spec):
         return self.loader.create_module(spec) if self.loader else None
 
     def exec_module(self, module):
         cause = None
+        # A file may stand where another implementation has a package: what is imported from inside of it is looked for
+        # as well. Its own relative imports go by the spec, which says that it is a file.
+        module.__path__ = self.folders
         if self.loader:
             try:
                 self.loader.exec_module(module)
@@ -228,12 +242,10 @@ class _Guarded(Loader):
                 pass
             except Exception as error:
                 cause = error
-        if self.lender and not module.__spec__.submodule_search_locations:
+        if self.lender:
             for name in _unwritten(module):
                 vars(module).pop(name)
-            _stub_missing_names(module, cause, lender=self.lender)
-        else:
-            _stub_missing_names(module, cause)
+        _stub_missing_names(module, cause, self.lender)
 
     def get_source(self, fullname):
         return self.loader.get_source(fullname) if self.loader else None
@@ -245,8 +257,7 @@ def _stub_missing_names(module, cause=None, lender=None):
     def __getattr__(name):
         if name.startswith("__"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        folders = module.__spec__.submodule_search_locations or []
-        if any(_exists(Path(folder) / name) for folder in folders):
+        if any(_exists(Path(folder) / name) for folder in module.__path__):
             return importlib.import_module(f"{package}.{name}")
         if lender and cause is None:
             return getattr(importlib.import_module(lender), name)
@@ -257,6 +268,8 @@ def _stub_missing_names(module, cause=None, lender=None):
 
 def _unwritten(module):
     """Public names of a module whose every function body is a docstring and `raise NotImplementedError`."""
+    if not getattr(module, "__file__", None):
+        return  # a folder without a page
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in vars(module):

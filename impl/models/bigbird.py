@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..layers.block_sparse_attention import BlockSparseAttention
 from ..layers.checks import check_sizes
 from ..layers.dropout import Dropout
+from ..layers.masked_language_head import MaskedLanguageHead, table
 from ..layers.normalization import LayerNorm
 from ..layers.transformer import FeedForward, TransformerEncoderBlock
-from ._block_sparse_attention import BlockSparseAttention
-from ._masked_language_head import MaskedLanguageHead, table
 
 __all__ = ["BigBird", "BlockSparseAttention"]
 

@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..layers.dropout import Dropout
+from ..layers.masked_language_head import MaskedLanguageHead, table
 from ..layers.normalization import LayerNorm
 from ..layers.sliding_window_attention import SlidingWindowAttention
 from ..layers.transformer import FeedForward, TransformerEncoderBlock
-from ._masked_language_head import MaskedLanguageHead, table
 
 
 class Longformer(nn.Module):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear
+from ..layers.lsh_attention import LSHAttention, lsh_buckets
 from ..layers.normalization import LayerNorm
+from ..layers.reversible import ReversibleBlock, ReversibleSequence
 from ..layers.transformer import FeedForward
-from ._lsh_attention import LSHAttention, lsh_buckets
-from ._reversible import ReversibleBlock, ReversibleSequence
 
 __all__ = ["LSHAttention", "Reformer", "ReversibleBlock", "ReversibleSequence", "lsh_buckets"]
 

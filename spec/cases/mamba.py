@@ -63,7 +63,6 @@ BAD_SCAN = {
     "C of another batch": _bad_scan("C of shape (2, 5, 4)", "(1, 5, 4)", place=4, tensor=torch.ones(1, 5, 4)),
     "D of the states": _bad_scan("D of shape (3,)", "(4,)", place=5, tensor=torch.ones(4)),
     "a state laid out the other way": _bad_scan("state", "(2, 3, 4)", "(2, 4, 3)", place=6, tensor=torch.ones(2, 4, 3)),
-    "an unknown mode": _bad_scan("'sequential'", "'serial'", mode="serial"),
     "an unknown discretization": _bad_scan("'zoh'", "'bilinear'", discretization="bilinear"),
 }
 BAD_BLOCK = {
@@ -85,7 +84,7 @@ BAD_MODEL = {
     "a negative eps": _bad_model("eps", "-1", eps=-1.0),
     "one text without a batch": _bad_tokens(torch.tensor([1, 2]), "(2,)"),
     "no tokens": _bad_tokens(torch.zeros(2, 0, dtype=torch.long), "(2, 0)"),
-    "tokens that are no whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
+    "tokens that are not whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
     "no states at all": _bad_tokens(TOKENS, "1", "0", states=[]),
     "states of another model": _bad_tokens(TOKENS, "1", "2", states=[None, None]),
     "states of another batch": _two_texts_then(3),

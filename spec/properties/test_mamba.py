@@ -13,7 +13,6 @@ from spec.strategies import floats, seeds
 
 pytestmark = pytest.mark.item("mamba")
 
-MODES = ["chunked", "sequential", "parallel"]
 METHODS = ["euler", "zoh"]
 
 
@@ -29,7 +28,7 @@ def scan_inputs(seed=0, b=2, t=37, d=3, n=4):
 
 
 def by_hand(u, delta, A, B, C, D, state, method="euler"):
-    """Eq. 2a-2b one step, and one line of the text, at a time."""
+    """Eq. 2a-2b, one step at a time."""
     outputs = []
     for t in range(u.shape[1]):
         product = delta[:, t, :, None] * A
@@ -43,57 +42,69 @@ def by_hand(u, delta, A, B, C, D, state, method="euler"):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_is_the_recurrence(mode, method):
-    """h_t = Ā_t h_{t−1} + B̄_t u_t, y_t = C_tᵀ h_t + D u_t in any mode: outputs, last state and all seven gradients.
+def test_the_scan_is_the_recurrence(method):
+    """h_t = Ā_t h_{t−1} + B̄_t u_t, y_t = C_tᵀ h_t + D u_t: outputs, last state and all seven gradients agree.
 
     Source: Gu & Dao 2023, eq. 2a-2b, eq. 4 and algorithm 2.
     Convention: "euler" is the official code's B̄ = ΔB, "zoh" the paper's eq. 4; Ā = exp(ΔA) in both.
     """
     laws.gradients_match(
-        lambda *inputs: selective_scan(*inputs, discretization=method, mode=mode),
+        lambda *inputs: selective_scan(*inputs, discretization=method),
         lambda *inputs: by_hand(*inputs, method),
         *scan_inputs(),
-        because="37 steps of products in another order" if mode == "parallel" else None,
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_scan_may_be_taken_in_sweeps(method):
+    """Discretized steps, joined by the associative scan, give the recurrence's outputs, last state and gradients.
+
+    Source: Gu & Dao 2023, §3.3.2: the scan is associative, so that it can be computed in parallel.
+    """
+
+    def in_sweeps(u, delta, A, B, C, D, state):
+        decay, gain = discretize(delta[..., None], A, method)
+        drive = gain * B[:, :, None] * u[..., None]
+        states = associative_scan(decay.transpose(0, 1), drive.transpose(0, 1), state).transpose(0, 1)
+        return (states * C[:, :, None]).sum(-1) + D * u, states[:, -1]
+
+    laws.gradients_match(in_sweeps, lambda *inputs: by_hand(*inputs, method), *scan_inputs())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_second_derivatives_of_chunks(method):
-    """The derivative of ⟨∂y, v⟩ is that of the recurrence: what is made again in the backward pass has its own slope.
+    """The derivative of ⟨∂y, v⟩ is that of the recurrence: what the backward pass recomputes is differentiated too.
 
     Source: Gu & Dao 2023, §3.3.2: recomputation changes memory, no derivative.
     """
 
-    def slopes(scan):
+    def gradients(scan):
         inputs = [t.requires_grad_() for t in scan_inputs()]
         y, state = scan(*inputs)
         first = torch.autograd.grad(y.square().sum() + state.square().sum(), inputs, create_graph=True)
         return torch.autograd.grad(first, inputs, [normal(*g.shape, seed=9) for g in first])
 
-    wanted = slopes(lambda *inputs: by_hand(*inputs, method))
-    found = slopes(lambda *inputs: selective_scan(*inputs, discretization=method))
+    wanted = gradients(lambda *inputs: by_hand(*inputs, method))
+    found = gradients(lambda *inputs: selective_scan(*inputs, discretization=method))
     scale = max(g.abs().max().item() for g in wanted)
     for a, b in zip(found, wanted, strict=True):
         laws.assert_close(a / scale, b / scale)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_state_and_skip_it_starts_at_zero(mode):
-    """No `state` is a state of zeros, no D is D = 0, and Euler is the default.
+def test_without_state_and_skip_it_starts_at_zero():
+    """No `state` means a state of zeros, no D means D = 0, and Euler's rule is the default.
 
     Source: Gu & Dao 2023, algorithm 1; the official selective_scan_fn.
     """
     *inputs, D, state = scan_inputs()
-    found = selective_scan(*inputs, mode=mode)
+    found = selective_scan(*inputs)
     laws.assert_all_close(found, by_hand(*inputs, 0 * D, 0 * state))
-    laws.assert_all_close(selective_scan(*inputs, D, mode=mode), by_hand(*inputs, D, 0 * state))
+    laws.assert_all_close(selective_scan(*inputs, D), by_hand(*inputs, D, 0 * state))
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lengths", [[1] * 37, [32, 5], [33, 1, 3]])
-def test_a_text_may_come_in_parts(mode, lengths):
-    """The last state of one part is the first of the next: outputs are those of the whole, step by step as well.
+def test_a_text_may_come_in_parts(lengths):
+    """Scanned in parts, each from the last state of the part before, a text has the outputs of the whole.
 
     Source: Gu & Dao 2023, §3.4 and eq. 2a: the state is all that is carried, O(1) a step.
     """
@@ -101,15 +112,14 @@ def test_a_text_may_come_in_parts(mode, lengths):
     wanted, last = by_hand(u, delta, A, B, C, D, state)
     outputs = []
     for part in zip(*(s.split(lengths, 1) for s in (u, delta, B, C))):
-        y, state = selective_scan(*part[:2], A, *part[2:], D, state, mode=mode)
+        y, state = selective_scan(*part[:2], A, *part[2:], D, state)
         outputs.append(y)
     laws.assert_close(torch.cat(outputs, 1), wanted)
     laws.assert_close(state, last, what="state")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_wide_state_stays_wide_between_parts(mode):
-    """300 tokens in bfloat16, one call each, end in the state of one float32 scan: what is handed on is not rounded.
+def test_a_wide_state_stays_wide_between_parts():
+    """300 tokens in bfloat16, one call each, end in the state of one float32 scan: no call rounds the state.
 
     Source: the official code, whose step keeps its state in float32 whatever the model's dtype.
     """
@@ -117,15 +127,14 @@ def test_a_wide_state_stays_wide_between_parts(mode):
     A = -0.0625 * ones[0, :1]
     for _ in range(300):
         one = ones[:, :1]
-        _, state = selective_scan(one, one / 128, A, one, one, state=state, mode=mode)
+        _, state = selective_scan(one, one / 128, A, one, one, state=state)
     wide, zero = ones.double(), torch.zeros(1, 1, 1, dtype=torch.float64)
     _, wanted = by_hand(wide, wide / 128, A.double(), wide, wide, zero[0, 0], zero)
     laws.assert_close(state.double(), wanted, rtol=1e-5, atol=0, because="float32 against float64")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_samples_and_channels_do_not_meet(mode):
-    """Sample and channel (b, d) of y depends on u and Δ of (b, d) and on B and C of b: the states mix no channels.
+def test_samples_and_channels_do_not_meet():
+    """y of sample b and channel d depends on u and Δ of (b, d) and on B and C of b: the states mix no channels.
 
     Source: Gu & Dao 2023, §2: the SSM is applied to each channel by itself.
     """
@@ -134,15 +143,15 @@ def test_samples_and_channels_do_not_meet(mode):
         for c in range(3):
             one = u[n : n + 1, :, c : c + 1], delta[n : n + 1, :, c : c + 1], A[c : c + 1], B[n : n + 1], C[n : n + 1]
             y, _ = by_hand(*one, D[c : c + 1], state[n : n + 1, c : c + 1])
-            found, _ = selective_scan(u, delta, A, B, C, D, state, mode=mode)
+            found, _ = selective_scan(u, delta, A, B, C, D, state)
             laws.assert_close(found[n, :, c], y[0, :, 0])
-    none, _ = selective_scan(*(s[:0] for s in (u, delta)), A, B[:0], C[:0], D, state[:0], mode=mode)
-    assert none.shape == (0, 6, 3), f"expected no samples out for none in, found {tuple(none.shape)}"
+    none, _ = selective_scan(*(s[:0] for s in (u, delta)), A, B[:0], C[:0], D, state[:0])
+    assert none.shape == (0, 6, 3), f"expected an empty batch for an empty batch, found {tuple(none.shape)}"
 
 
 @given(seed=seeds())
 def test_steps_compose(seed):
-    """(a, x) then (a′, x′) is (a′a, a′x + x′): associative, with h → a h + x as its meaning, and not commutative.
+    """(a, x) then (a′, x′) is (a′a, a′x + x′): associative, as the composition of h → a h + x, and not commutative.
 
     Source: Gu & Dao 2023, §3.3.2: a work-efficient parallel scan; Blelloch 1990, §1.4.
     """
@@ -155,7 +164,7 @@ def test_steps_compose(seed):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 37])
 def test_a_scan_gives_every_prefix(length):
-    """Output t of the associative scan is x_t + a_t x_{t−1} + a_t a_{t−1} x_{t−2} + …, for lengths of any kind.
+    """Output t of the associative scan is x_t + a_t x_{t−1} + a_t a_{t−1} x_{t−2} + …, whatever the length.
 
     Source: Gu & Dao 2023, §3.3.2; the sum written out.
     """
@@ -165,7 +174,7 @@ def test_a_scan_gives_every_prefix(length):
 
 
 def test_a_scan_has_logarithmic_depth():
-    """⌈log₂ L⌉ sweeps: one more for each doubling, the same work in a sweep, 6 for 33 to 64 steps.
+    """The associative scan of L steps takes ⌈log₂ L⌉ sweeps of equal operator counts: 6 for 33 to 64 steps.
 
     Source: Gu & Dao 2023, §3.3.2; Hillis & Steele 1986.  Operators are counted, not timed.
     """
@@ -186,7 +195,7 @@ def test_a_scan_has_logarithmic_depth():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_constant_coefficients_are_a_convolution(method):
-    """Where Δ, B and C stand still, y = K̄ * u with K̄ = (CB̄, CĀB̄, CĀ²B̄, …).
+    """Where Δ, B and C are constant, y = K̄ * u with K̄ = (CB̄, CĀB̄, CĀ²B̄, …).
 
     Source: Gu & Dao 2023, eq. 3a-3b: a time-invariant SSM is a global convolution.
     """
@@ -203,20 +212,20 @@ def test_constant_coefficients_are_a_convolution(method):
 
 
 def test_selection_breaks_shift_equivariance():
-    """Behind zeros, a scan of constant coefficients gives the same, shifted; with Δ, B or C of their own it does not.
+    """A scan of constant coefficients is shift-equivariant; with Δ, B or C that vary in time it is not.
 
     Source: Gu & Dao 2023, §2 and §3.2: selection makes the model time-varying.
     """
     u, delta, A, B, C, D, _ = scan_inputs()
     shifted = torch.cat([0 * u[:, :5], u[:, :-5]], 1)
-    still = [s[:, :1].expand_as(s) for s in (delta, B, C)]
+    constant = [s[:, :1].expand_as(s) for s in (delta, B, C)]
 
     def outputs(x, steps, read, write):
         return selective_scan(x, steps, A, read, write, D)[0]
 
-    laws.assert_close(outputs(shifted, *still)[:, 5:], outputs(u, *still)[:, :-5])
-    for place, moving in enumerate((delta, B, C)):
-        chosen = [moving if n == place else s for n, s in enumerate(still)]
+    laws.assert_close(outputs(shifted, *constant)[:, 5:], outputs(u, *constant)[:, :-5])
+    for varied, moving in enumerate((delta, B, C)):
+        chosen = [moving if n == varied else s for n, s in enumerate(constant)]
         laws.assert_differs(outputs(shifted, *chosen)[:, 5:], outputs(u, *chosen)[:, :-5], by=0.1)
 
 
@@ -224,10 +233,10 @@ def test_selection_breaks_shift_equivariance():
 
 
 @given(seed=seeds(), share=floats(0.1, 0.9))
-def test_zero_order_hold_is_exact_for_standing_inputs(seed, share):
-    """Δ in two parts with the same u, B gives the same state: zero-order hold solves h′ = Ah + Bu; Euler does not.
+def test_zero_order_hold_is_exact_for_constant_inputs(seed, share):
+    """Under zero-order hold two steps with equal u and B equal one step of their summed Δ; under Euler's rule not.
 
-    Source: Gu & Dao 2023, eq. 1a and 4.
+    Source: Gu & Dao 2023, eq. 1a and 4: zero-order hold solves h′ = Ah + Bu.
     """
     u, delta, A, B, C, D, state = scan_inputs(seed, t=1)
     parts = torch.cat([share * delta, (1 - share) * delta], 1)
@@ -261,18 +270,17 @@ def test_euler_is_the_first_order_of_zero_order_hold():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_step_of_length_zero_is_skipped(mode, method):
-    """Where Δ = 0 the state stays as it is, to the last bit, and such a token leaves no trace in later outputs.
+def test_a_step_of_length_zero_is_skipped(method):
+    """A step with Δ = 0 leaves the state bitwise unchanged, and its token does not affect later outputs.
 
     Source: Gu & Dao 2023, §3.5.2: Δ → 0 ignores the current input; padding can be masked so.
     """
     u, delta, A, B, C, D, state = scan_inputs(t=5)
     delta[:, 2] = 0
-    _, kept = selective_scan(*(s[:, 2:3] for s in (u, delta)), A, B[:, 2:3], C[:, 2:3], D, state, method, mode)
+    _, kept = selective_scan(*(s[:, 2:3] for s in (u, delta)), A, B[:, 2:3], C[:, 2:3], D, state, method)
     laws.assert_same(kept, state)
     present = [0, 1, 3, 4]
-    found, last = selective_scan(u, delta, A, B, C, D, state, method, mode)
+    found, last = selective_scan(u, delta, A, B, C, D, state, method)
     wanted, wanted_last = by_hand(
         *(s[:, present] for s in (u, delta)), A, B[:, present], C[:, present], D, state, method
     )
@@ -281,7 +289,7 @@ def test_a_step_of_length_zero_is_skipped(mode, method):
 
 
 def test_a_long_step_resets_the_state():
-    """Δ → ∞ forgets the past and holds the standing input: h → −A⁻¹Bu, whatever the state was.
+    """For Δ → ∞ the state forgets the past and converges to that of a constant input, h → −A⁻¹Bu.
 
     Source: Gu & Dao 2023, §3.5.2: Δ → ∞ resets the state.
     """
@@ -311,7 +319,7 @@ def test_theorem_1_it_is_a_gated_recurrence():
 
 @given(seed=seeds())
 def test_states_stay_bounded(seed):
-    """|Ā| < 1 as A < 0 < Δ: with |B u| <= 1 no state leaves ±1/|A| under zero-order hold, after 2000 steps either.
+    """With A < 0 < Δ and |B u| <= 1, no state leaves ±1/|A| under zero-order hold, even after 2000 steps.
 
     Source: Gu & Dao 2023, §3.6: real, negative A; the fixed point of h′ = Ah + Bu.
     """
@@ -323,26 +331,25 @@ def test_states_stay_bounded(seed):
 
 
 def test_the_state_is_wide_in_half_precision():
-    """bfloat16 in gives bfloat16 out and a float32 state, which after 300 small steps is still that of float64.
+    """bfloat16 inputs give bfloat16 outputs and a float32 state, which after 300 small steps equals float64's.
 
     Source: the official kernel scans in float32; a bfloat16 sum of 300 hundredths stops growing at 2^−8 of its size.
     """
     ones = torch.ones(1, 300, 1, dtype=torch.bfloat16)
-    for mode in MODES:
-        y, state = selective_scan(ones, ones / 128, -0.0625 * ones[0, :1], ones, ones, mode=mode)
-        assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32), f"found {y.dtype} and {state.dtype}"
-        wide = ones.double()
-        zero = torch.zeros(1, 1, 1, dtype=torch.float64)
-        wanted, last = by_hand(wide, wide / 128, -0.0625 * wide[0, :1], wide, wide, zero[0, 0], zero)
-        laws.assert_close(state.double(), last, rtol=1e-5, atol=0, because="float32 against float64")
-        laws.assert_close(y.double(), wanted, rtol=2**-8, atol=0, because="bfloat16 has 8 bits")
+    y, state = selective_scan(ones, ones / 128, -0.0625 * ones[0, :1], ones, ones)
+    assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32), f"found {y.dtype} and {state.dtype}"
+    wide = ones.double()
+    zero = torch.zeros(1, 1, 1, dtype=torch.float64)
+    wanted, last = by_hand(wide, wide / 128, -0.0625 * wide[0, :1], wide, wide, zero[0, 0], zero)
+    laws.assert_close(state.double(), last, rtol=1e-5, atol=0, because="float32 against float64")
+    laws.assert_close(y.double(), wanted, rtol=2**-8, atol=0, because="bfloat16 has 8 bits")
 
 
 # ---------------------------------------------------------------------------------------------- cost
 
 
 def test_states_are_not_kept_for_the_backward_pass():
-    """Between the passes the scan keeps its inputs and a state each 32 steps, far from the L·D·N numbers of all states.
+    """Between the passes the scan keeps its inputs and a few states, far fewer elements than the L·D·N of all states.
 
     Source: Gu & Dao 2023, §3.3.2: intermediate states are recomputed in the backward pass.
     """
@@ -357,14 +364,14 @@ def test_states_are_not_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         y, _ = selective_scan(*inputs)
     kept, states = sum(sizes.values()), b * t * d * n
-    assert y.requires_grad and kept < states / 2, f"expected less than half of {states:,} numbers, found {kept:,}"
+    assert y.requires_grad and kept < states / 2, f"expected less than half of {states:,} elements, found {kept:,}"
     assert max(sizes.values()) < states / 4, (
         f"expected no tensor of the size of the states, found {max(sizes.values()):,}"
     )
 
 
 def test_memory_of_the_scan_is_that_of_a_chunk():
-    """Twice the length adds the inputs' own size to the peak, not another set of states: forward and backward.
+    """Doubling the length adds to peak memory, forward and backward, less than the states of the added steps.
 
     Source: Gu & Dao 2023, §3.3.2.
     """
@@ -382,12 +389,12 @@ def test_memory_of_the_scan_is_that_of_a_chunk():
     extra = (peak(256) - peak(128)) / 8
     states = 128 * b * d * n
     assert extra < states, (
-        f"expected 128 more steps to take less than the {states:,} numbers of their states, {extra:,}"
+        f"expected 128 more steps to take less than the {states:,} elements of their states, {extra:,}"
     )
 
 
 def test_cost_is_linear_in_the_length():
-    """64 tokens more take as many operations more behind 64 as behind 128; a token after any past takes the same.
+    """64 more tokens cost the same after 64 as after 128, and one more token costs the same after any past.
 
     Source: Gu & Dao 2023, §3.3.1 and §3.4: linear in the length, constant time a step of inference.
     Convention: a filter may be padded, and a call may have a cost of its own: less than that of a token.
@@ -407,7 +414,7 @@ def test_cost_is_linear_in_the_length():
 
 
 def test_the_state_has_one_size():
-    """After 1, 5 or 50 tokens a block keeps d_inner·(N + d_conv − 1) numbers a sample, and no memory beside them.
+    """After 1, 5 or 50 tokens a block's state is d_inner·(N + d_conv − 1) elements a sample, and no other memory.
 
     Source: Gu & Dao 2023, §3.3.1: a small state is the point of a recurrent model; no cache that grows.
     """
@@ -452,16 +459,16 @@ def block_by_hand(block, x, method="euler"):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_block_is_the_papers(method):
-    """Projection, causal filter, SiLU, selection of Δ, B, C, scan, skip, gate, projection: outputs and all gradients.
+    """A block is projection, causal filter, SiLU, selection of Δ, B, C, scan, skip, gate, projection, with gradients.
 
     Source: Gu & Dao 2023, figure 3 and algorithm 2; order of u and z, and of δ, B and C, as in the official code.
     """
     block = ready(discretization=method)
     x = normal(2, 7, 5)
-    laws.gradients_match(block, _Twin(block, method), x)
+    laws.gradients_match(block, _ByHand(block, method), x)
 
 
-class _Twin(nn.Module):
+class _ByHand(nn.Module):
     def __init__(self, block, method):
         super().__init__()
         self.block, self.method = block, method
@@ -471,7 +478,7 @@ class _Twin(nn.Module):
 
 
 def test_eulers_rule_is_the_default_of_a_block():
-    """A block discretizes as the official code does unless it is told otherwise.
+    """A block discretizes by Euler's rule, as the official code does, unless it is told otherwise.
 
     Convention: B̄ = ΔB, the official code's; eq. 4 of the paper is discretization="zoh".
     """
@@ -495,7 +502,7 @@ def test_a_block_is_causal(taps):
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize("lengths", [[1] * 9, [2, 1, 6], [5, 4]])
 def test_a_block_goes_on_from_its_state(lengths, taps):
-    """Tokens in parts, with filter and scan carried on, give the outputs of the whole text.
+    """Tokens in parts, with the states of filter and scan carried over, give the outputs of the whole text.
 
     Source: Gu & Dao 2023, §3.4; the official code's step, which keeps the last inputs of the filter and h.
     """
@@ -536,8 +543,8 @@ def test_the_filter_is_a_depthwise_convolution_of_torch():
     laws.assert_close(block(x), block_by_hand(block, x))
 
 
-def test_softplus_of_large_numbers_is_finite():
-    """Δ = ln(1 + e^s) is s for large s and e^s for very negative s: no overflow, no zero, gradients in [0, 1].
+def test_softplus_of_large_values_is_finite():
+    """Δ = ln(1 + e^s) is s for large s and e^s for very negative s, without overflow; gradients are finite.
 
     Source: Gu & Dao 2023, §3.5.2: Δ → ∞ and Δ → 0 are both meaningful.
     """
@@ -547,19 +554,19 @@ def test_softplus_of_large_numbers_is_finite():
         block.dt_proj.bias.data.fill_(bias)
         x = normal(2, 4, 5)
         laws.assert_close(block(x), block_by_hand(block, x))
-        slope = torch.autograd.grad(block(x).sum(), block.dt_proj.bias)[0]
-        assert slope.isfinite().all(), f"expected finite gradients at {bias}, found {slope}"
+        gradient = torch.autograd.grad(block(x).sum(), block.dt_proj.bias)[0]
+        assert gradient.isfinite().all(), f"expected finite gradients at {bias}, found {gradient}"
 
 
-# ---------------------------------------------------------------------------------------------- starts
+# ---------------------------------------------------------------------------------------------- initialisation
 
 
-def test_a_block_starts_as_the_paper_says():
-    """A = −1 … −N in each channel, D = 1, Δ log-uniform in [0.001, 0.1], W_Δ uniform in ±1/√dt_rank, filter ±1/√taps.
+def test_a_block_is_initialised_as_the_paper_says():
+    """At first A = −1 … −N, D = 1, Δ is log-uniform in [0.001, 0.1], W_Δ uniform in ±1/√dt_rank, the filter ±1/√taps.
 
     Source: Gu & Dao 2023, §3.6 (S4D-Real; τ_Δ⁻¹(Uniform([0.001, 0.1]))), and the official code for the logarithm.
     Convention: log-uniform as in the official code.  With 4000 channels a mean is within 0.05 of its own in all but
-    1 of 10^5 draws: deviations of ln Δ are 1.33, so that of their mean is 0.021.
+    1 of 10^5 samples: the standard deviation of ln Δ is 1.33, so that of the mean is 0.021.
     """
     laws.reseed(0)
     block = MambaBlock(500, d_state=6, expand=8, d_conv=9, dt_rank=16)
@@ -580,12 +587,12 @@ def test_a_block_starts_as_the_paper_says():
         top = tensor.abs().max().item()
         assert 0.99 * bound < top <= bound, f"expected {name} uniform in ±{bound:.3f}, found up to {top:.3f}"
         spread = tensor.std().item() / bound * math.sqrt(3)
-        assert abs(spread - 1) < 0.05, f"expected {name} uniform, found {spread:.3f} of its deviation"
+        assert abs(spread - 1) < 0.05, f"expected {name} uniform, found {spread:.3f} of its standard deviation"
 
 
 @pytest.mark.parametrize(("width", "rank"), [(16, 1), (17, 2), (160, 10)])
 def test_the_rank_of_the_step_is_a_sixteenth(width, rank):
-    """dt_rank = ⌈D/16⌉, N = 16, d_conv = 4 and E = 2 unless told otherwise.
+    """The defaults are dt_rank = ⌈D/16⌉, N = 16, d_conv = 4 and E = 2.
 
     Source: Gu & Dao 2023, §3.6 and E.2; the official code's dt_rank="auto".
     """
@@ -597,15 +604,15 @@ def test_the_rank_of_the_step_is_a_sixteenth(width, rank):
     assert found == wanted | {"out_proj.weight": (width, 2 * width)}, f"found {found}"
 
 
-def test_a_model_starts_small():
-    """The embedding has deviation 0.02, outputs of n layers are scaled by 1/√n, norms start at 1.
+def test_a_model_is_initialised_small():
+    """At first the embedding has standard deviation 0.02, out_proj of n layers is scaled by 1/√n, norms are 1.
 
     Source: the official code's initialisation; Radford et al. 2019 (GPT-2), §2.3.
     """
     laws.reseed(0)
     model = Mamba(300, 64, 9, expand=4)
-    deviation = model.lm_head.weight.std().item()
-    assert abs(deviation / 0.02 - 1) < 0.03, f"expected 0.02, found {deviation:.4f}"
+    std = model.get_parameter("backbone.embeddings.weight").std().item()
+    assert abs(std / 0.02 - 1) < 0.03, f"expected 0.02, found {std:.4f}"
     for layer in model.get_submodule("backbone.layers"):
         top = layer.mixer.out_proj.weight.abs().max().item()
         assert 0.98 / 48 < top <= 1 / 48 + 1e-8, f"expected uniform in ±1/(√256·√9), found up to {top:.5f}"
@@ -636,22 +643,54 @@ def model_by_hand(model, tokens, eps=0.1):
 
 
 def test_a_model_is_blocks_between_embedding_and_head():
-    """x ← x + block(RMSNorm(x)), logits = E RMSNorm(x), and the head is the embedding: one tensor, one gradient.
+    """x ← x + block(RMSNorm(x)), logits = E RMSNorm(x) with E the embedding, whose gradient is the sum of both uses.
 
     Source: Gu & Dao 2023, §3.4 and appendix E.2; Zhang & Sennrich 2019 for RMSNorm.
     """
     model, tokens = _model(), torch.arange(18).reshape(2, 9) % 7
     laws.assert_close(model(tokens), model_by_hand(model, tokens))
-    assert model.lm_head.weight is model.get_submodule("backbone.embeddings").weight
-    table = model.lm_head.weight
-    slopes = [
+    table = model.get_parameter("backbone.embeddings.weight")
+    found, wanted = (
         torch.autograd.grad(f(tokens).square().sum(), table)[0] for f in (model, lambda t: model_by_hand(model, t))
-    ]
-    laws.assert_close(*slopes)
+    )
+    laws.assert_close(found, wanted)
+
+
+def test_the_embedding_is_one_parameter():
+    """The embedding and the output matrix are one parameter under one name, and stay one through assign and to_empty.
+
+    Source: Gu & Dao 2023, appendix E.2; released weights hold the matrix twice, as `lm_head.weight` again.
+    """
+    model, tokens = _model(), torch.arange(18).reshape(2, 9) % 7
+    storages = [tensor.data_ptr() for tensor in model.state_dict().values()]
+    assert len(set(storages)) == len(storages), "expected each tensor once, as safetensors asks"
+
+    def state(head):
+        found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return found | ({"lm_head.weight": head} if head is not None else {})
+
+    wanted = torch.autograd.grad(model(tokens).square().sum(), _table(model))[0]
+    for head in (None, _table(model).detach().clone()):
+        with torch.device("meta"):
+            assigned = Mamba(7, 5, 2, d_state=3, d_conv=3, dt_rank=2, eps=0.1)
+        assigned.load_state_dict(state(head), assign=True)
+        emptied = _model(seed=1).to("meta").to_empty(device="cpu")
+        emptied.load_state_dict(state(head))
+        for other in (assigned, emptied):
+            laws.assert_close(other(tokens), model(tokens))
+            other(tokens).square().sum().backward()
+            laws.assert_close(_table(other).grad, wanted)
+            _table(other).data.add_(1)
+            laws.assert_close(other(tokens), model_by_hand(other, tokens))
+    laws.rejects(lambda: _model().load_state_dict(state(_table(model).detach() + 1)))
+
+
+def _table(model):
+    return model.get_parameter("backbone.embeddings.weight")
 
 
 def test_the_eps_of_the_norms_is_as_released():
-    """RMSNorm adds 1e-5 to the mean square unless told otherwise, and nothing if told so.
+    """RMSNorm adds 1e-5 to the mean square by default, and nothing with eps = 0.
 
     Source: the official code's norm_epsilon.
     """
@@ -661,8 +700,8 @@ def test_the_eps_of_the_norms_is_as_released():
     laws.assert_close(bare(tokens), model_by_hand(bare, tokens, eps=0.0))
 
 
-def test_greedy_text_is_the_likeliest_each_time():
-    """From the states and the last token alone, each new token is the argmax of the logits of the whole text.
+def test_greedy_text_is_the_most_probable_each_time():
+    """Each token generated from the states and the last token is the argmax of the logits of the whole text.
 
     Source: Gu & Dao 2023, §3.3.1: autoregressive inference from the state.
     """
@@ -679,19 +718,19 @@ def test_greedy_text_is_the_likeliest_each_time():
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_sampled_text_follows_the_softmax(temperature):
-    """A token is drawn from softmax(logits/temperature), by the caller's generator alone, outside of the graph.
+    """A token is sampled from softmax(logits/temperature), by the caller's generator alone, outside of the graph.
 
-    Source: the definition of temperature; 4000 draws, of whose 7 frequencies the largest error has a deviation below
-    0.008: 0.04 is 5 of them.
+    Source: the definition of temperature; of 4000 samples the 7 frequencies have standard deviations below 0.008: 0.04
+    is 5 of them.
     """
     model, text = _model(seed=4), torch.tensor([[1, 5, 2]]).expand(4000, 3)
     before = torch.get_rng_state()
-    draw = lambda seed: model.generate(text, 1, temperature, torch.Generator().manual_seed(seed))  # noqa: E731
-    found = draw(0)
-    laws.assert_same(draw(0), found)
+    sample = lambda seed: model.generate(text, 1, temperature, torch.Generator().manual_seed(seed))  # noqa: E731
+    found = sample(0)
+    laws.assert_same(sample(0), found)
     laws.assert_same(torch.get_rng_state(), before)
     laws.assert_same(found[:, :3], text)
     frequencies = torch.bincount(found[:, 3], minlength=7) / 4000
     wanted = (model_by_hand(model, text[:1])[0, -1] / temperature).softmax(-1).float()
-    laws.assert_close(frequencies, wanted.detach(), rtol=0, atol=0.04, because="5 deviations of 4000 draws")
-    assert not found.requires_grad and (draw(1) != found).any()
+    laws.assert_close(frequencies, wanted.detach(), rtol=0, atol=0.04, because="5 standard deviations of 4000 samples")
+    assert not found.requires_grad and (sample(1) != found).any()

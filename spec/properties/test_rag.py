@@ -806,6 +806,35 @@ def test_texts_become_words_and_sentences():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया"]),
+        ("Cafe\u0301, CAFÉ", ["café", "café"]),
+        ("a\u0323\u0302 x\u0303", ["\u1ead", "x\u0303"]),  # one letter of three; a letter that has no composed form
+        ("co\u00adoperate \u0646\u200c\u0645 one\u200btwo", ["cooperate", "\u0646\u0645", "one", "two"]),
+        ("٣ x² Ⅷ", ["٣", "x²", "ⅷ"]),
+    ],
+)
+def test_words_are_those_of_any_script(text, found):
+    """A mark belongs to its letter, composed and decomposed letters are equal, joiners do not split a word.
+
+    Source: Unicode Standard Annex #29, §4 (Extend, Format and ZWJ do not break words); Annex #15: NFC.
+    """
+    assert words(text) == found, f"expected {found}, found {words(text)}"
+
+
+def test_a_decomposed_query_finds_a_composed_document():
+    """BM25 scores a document alike for queries in composed and decomposed form.
+
+    Source: Unicode Standard Annex #15: canonically equivalent texts are the same text.
+    """
+    ranking = BM25([words("un café noir"), words("thé vert"), words("eau")])
+    found = ranking.scores(words("cafe\u0301"))
+    laws.assert_same(found, ranking.scores(words("caf\u00e9")))
+    assert found[0] > 0, f"expected the document to be found, its score is {found[0]}"
+
+
 def test_a_vocabulary_numbers_words_from_one():
     """Words are numbered in the order in which they appear, 0 pads at the end, unknown words are left out.
 

@@ -40,7 +40,8 @@ def shared(house):
 
 
 def test_an_item_rests_on_private_parts_that_its_names_use(shared):
-    reached = _reached(shared.root / "impl", Path("layers/triple.py"), {"triple"})
+    roadmap = load(shared.root / ROADMAP)
+    reached = _reached(shared.root / "impl", roadmap, roadmap.find("triple"))
     assert reached == {Path("layers/triple.py"): {4, 5}, Path("layers/_parts.py"): {1, 2}}
 
 

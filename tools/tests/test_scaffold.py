@@ -146,16 +146,19 @@ class Inner: pass
 
 
 def test_what_rests_on_a_solution_does_not_come_along(house):
-    """A foundation is copied with its own private parts; one that shares a part with an item is to be written."""
+    """A foundation is copied with its own private parts; one that shares a part with an item is to be written, and so
+    is every other public module."""
     inner = '"""Inner."""\n\n\ndef work(x):\n    """Works."""\n    return x\n'
     outer = '"""Outer."""\n\nfrom .{} import work\n\n\ndef {}(x):\n    """Calls."""\n    return work(x)\n'
     house.write("impl/layers/_own.py", inner)
     house.write("impl/layers/_shared.py", inner)
-    house.write("impl/layers/free.py", outer.format("_own", "free"))
-    house.write("impl/layers/bound.py", outer.format("_shared", "bound"))
+    house.write("impl/layers/linear.py", outer.format("_own", "linear"))
+    house.write("impl/layers/embedding.py", outer.format("_shared", "embedding"))
+    house.write("impl/layers/part.py", outer.format("_own", "part"))
     house.write("impl/layers/triple.py", outer.format("_shared", "triple"))
     assert scaffold.main("mine", house.root) == 0
     made = {p.relative_to(house.root / "mine").as_posix(): p.read_text() for p in (house.root / "mine").rglob("*.py")}
     assert "layers/_shared.py" not in made and "return x" in made["layers/_own.py"]
-    assert "return work(x)" in made["layers/free.py"]
-    assert "NotImplementedError" in made["layers/bound.py"] and "work" not in made["layers/bound.py"]
+    assert "return work(x)" in made["layers/linear.py"]
+    for part in ("layers/embedding.py", "layers/part.py"):
+        assert "NotImplementedError" in made[part] and "work" not in made[part]

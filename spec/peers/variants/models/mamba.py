@@ -1,6 +1,8 @@
-"""Mamba by plain autograd: a loop over the steps, whose stretches of 16 are checkpointed, and a scan over a tree.
+"""Mamba without a recurrence: in stretches of 16 steps every pair of steps is weighed; other scans are taken on a tree.
 
-Layers are torch.nn's; states stand behind the channels, and the product of two steps is taken on a tree (Blelloch).
+h_t = exp(s_t0) h_0 + Σ_{r <= t} exp(s_tr) x_r with s_tr the sum of ΔA over the steps between r and t, as in Mamba-2's
+dual form (Dao & Gu 2024, arXiv:2405.21060, §6). Layers are torch.nn's; the tree is Blelloch's; stretches are
+checkpointed.
 """
 
 import math
@@ -24,8 +26,12 @@ def combine(earlier, later):
     return earlier[0] * later[0], torch.addcmul(later[1], later[0], earlier[1])
 
 
-def associative_scan(decay, drive):
+def associative_scan(decay, drive, state=None):
     """Pairs are combined, their prefixes found the same way, and those of the odd ones out derived from them."""
+    if state is not None:
+        first, steps = torch.ones_like(decay[:1]), (decay, drive)
+        decay, drive = (torch.cat(both) for both in zip((first, state[None]), steps))
+        return associative_scan(decay, drive)[1:]
     if len(drive) < 2:
         return drive
     size = 2 ** math.ceil(math.log2(len(drive)))
@@ -44,10 +50,8 @@ def _prefixes(decay, drive):
     return tuple(torch.stack(both, 1).flatten(0, 1) for both in zip(starts, ends))
 
 
-def selective_scan(u, delta, A, B, C, D=None, state=None, discretization="euler", mode="chunked"):
+def selective_scan(u, delta, A, B, C, D=None, state=None, discretization="euler"):
     _check_method(discretization)
-    if mode not in ("chunked", "sequential", "parallel"):
-        raise ValueError(f"expected a mode of three, got {mode!r}")
     dtype, wide = u.dtype, torch.float64 if u.dtype == torch.float64 else torch.float32
     u, delta, A, B, C = (s.to(wide) for s in (u, delta, A, B, C))
     h = u.new_zeros(len(u), *A.shape) if state is None else state.to(wide)
@@ -60,12 +64,14 @@ def selective_scan(u, delta, A, B, C, D=None, state=None, discretization="euler"
 
 
 def _stretch(u, delta, B, C, A, h, method):
-    outputs = []
-    for t in range(u.shape[1]):
-        decay, weight = discretize(delta[:, t, :, None], A, method)
-        h = decay * h + weight * (B[:, t, None, :] * u[:, t, :, None])
-        outputs.append((h @ C[:, t, :, None]).squeeze(-1))
-    return torch.stack(outputs, 1), h
+    product = delta[..., None] * A  # (b, t, d, n)
+    drive = discretize(delta[..., None], A, method)[1] * B[:, :, None] * u[..., None]
+    step = torch.arange(u.shape[1], device=u.device)
+    later, earlier = (mask[:, :, None, None] for mask in (step[:, None] > step, step[:, None] < step))
+    between = torch.where(later, product[:, :, None], 0).cumsum(1)  # Σ over r < i <= t, (b, t, r, d, n)
+    weight = between.masked_fill(earlier, -torch.inf).exp()
+    states = product.cumsum(1).exp() * h[:, None] + torch.einsum("btrdn,brdn->btdn", weight, drive)
+    return torch.einsum("btdn,btn->btd", states, C), states[:, -1].clone()
 
 
 class MambaState:
@@ -127,8 +133,12 @@ class Mamba(nn.Module):
         for layer in self.backbone.layers:
             layer.mixer.out_proj.weight.data *= n_layer**-0.5
         self.backbone.norm_f = nn.RMSNorm(d_model, eps)
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        self.lm_head.weight = self.backbone.embeddings.weight
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        head = state.pop(prefix + "lm_head.weight", None)
+        if head is not None and (head != state[prefix + "backbone.embeddings.weight"]).any():
+            raise ValueError("expected a tied head")
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def empty_states(self):
         return [MambaState() for _ in self.backbone.layers]
@@ -137,7 +147,7 @@ class Mamba(nn.Module):
         x = self.backbone.embeddings(tokens)
         for n, layer in enumerate(self.backbone.layers):
             x = x + layer.mixer(layer.norm(x), None if states is None else states[n])
-        return self.lm_head(self.backbone.norm_f(x))
+        return nn.functional.linear(self.backbone.norm_f(x), self.backbone.embeddings.weight)
 
     def generate(self, tokens, count, temperature=0.0, generator=None):
         states, made = self.empty_states(), [tokens]

@@ -1,6 +1,11 @@
-"""Text as words, sentences and overlapping passages, and words as numbers."""
+"""Text as words, sentences and overlapping passages, and words as ids.
+
+Words are those of Unicode Standard Annex #29 without its finer rules: letters, digits, underscores and the marks that
+combine with them; text is compared in its composed form (Annex #15, NFC).
+"""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,14 +14,24 @@ from torch import Tensor
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of a text in order, in lower case; an underscore is a letter."""
-    return re.findall(r"\w+", text.lower())
+    """The words and numbers of a text in order, in lower case and composed form; an underscore is a letter.
+
+    Marks belong to the letter before them, and invisible format characters (joiners, soft hyphens) are dropped.
+    """
+    return "".join(map(_letter_or_gap, unicodedata.normalize("NFC", text.lower()))).split()
+
+
+def _letter_or_gap(character):
+    kind = unicodedata.category(character)
+    if character == "_" or kind[0] in "LMN":  # letters, marks, numbers
+        return character
+    return "" if kind == "Cf" and character != "\u200b" else " "  # U+200B is a space of no width
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text in order, white space made single; an empty line ends a sentence as well as . ! or ?
+    """The sentences of a text in order, white space collapsed; . ! ? and an empty line end a sentence.
 
-    Lines without a letter or digit, such as those that underline a title, are empty.
+    Lines without a letter or digit, such as those that underline a title, count as empty.
     """
     lines = [line if words(line) else "" for line in text.splitlines()]
     found = []
@@ -28,7 +43,7 @@ def sentences(text: str) -> list[str]:
 def chunk(items: Sequence, size: int, overlap: int = 0) -> list:
     """Runs of `size` neighbours, each beginning with the last `overlap` of the one before it; the last may be shorter.
 
-    Every item is in a run, and overlap + 1 neighbours always stand together in one.
+    Every item is in a run, and any overlap + 1 neighbours share one.
 
     Raises:
         ValueError: a size below 1, or an overlap that is negative or not below the size.
@@ -41,27 +56,27 @@ def chunk(items: Sequence, size: int, overlap: int = 0) -> list:
 
 
 def check_passages(passages: Sequence[Sequence[str]]) -> None:
-    """Each is a list of sentences: those of a string would be its letters."""
+    """Each is a list of sentences; iterating over a string would yield its letters."""
     for passage in passages:
         if isinstance(passage, str) or not passage:
             raise ValueError(f"expected passages that are lists of sentences, got {str(passage)[:60]}")
 
 
 class Vocabulary:
-    """Words ↔ numbers from 1; 0 is padding, and words that were never seen are left out.
+    """Word ids from 1; 0 is padding, and unknown words are left out.
 
     Args:
-        texts: lists of words; a word's number is the place of its first appearance.
+        texts: lists of words, which are numbered in the order of their first appearance.
     """
 
     def __init__(self, texts: Iterable[Sequence[str]]):
-        self.numbers = {word: n for n, word in enumerate(dict.fromkeys(w for text in texts for w in text), 1)}
+        self.ids = {word: n for n, word in enumerate(dict.fromkeys(w for text in texts for w in text), 1)}
 
     def __len__(self) -> int:
-        return len(self.numbers) + 1
+        return len(self.ids) + 1
 
     def encode(self, texts: Sequence[Sequence[str]]) -> Int[Tensor, "texts longest"]:
         """One row a text, padded with 0 at the end."""
-        rows = [[self.numbers[word] for word in text if word in self.numbers] for text in texts]
+        rows = [[self.ids[word] for word in text if word in self.ids] for text in texts]
         longest = max(map(len, rows), default=0)
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows]).long().view(len(rows), longest)

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..layers.checks import check_dropout, check_sizes, check_tokens
-from ..layers.dropout import Dropout
-from ..layers.linear import Linear
-from ..layers.multi_head import head_width
+from .checks import check_dropout, check_sizes, check_tokens
+from .dropout import Dropout
+from .linear import Linear
+from .multi_head import head_width
 
 ITSELF = 1e5  # taken off a token's score of itself: it reads itself only if there is no other
 
@@ -137,7 +137,7 @@ def _read(query, value, buckets, chunk, is_causal, dropout):
     vectors = torch.cat([vectors, vectors.new_zeros(*vectors.shape[:2], length - query.shape[2], vectors.shape[3])], 2)
 
     order = buckets.argsort(dim=3, stable=True)  # which token stands where in a round
-    rank = torch.empty_like(order).scatter_(3, order, torch.arange(length, device=order.device).expand_as(order))
+    rank = order.argsort(dim=3)  # and where each token stands
     query, key, value = _cut(_rows(vectors, order), chunk).chunk(3, -1)  # (b, heads, rounds, chunks, m, d_k)
     scores = query @ _with_previous(key).mT + _bias(buckets, order, rank, chunk, is_causal, query)
     level = scores.logsumexp(-1, keepdim=True)  # z^r

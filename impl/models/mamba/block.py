@@ -1,9 +1,14 @@
 """A Mamba block: projections, a causal filter and a gate around the selective scan.
 
-Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6, figure 3 and algorithm 2; the equations stand in mamba.py.
+Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6, figure 3 and algorithm 2. For tokens x_t of width D:
 
-Convention: the official code's names and starts: A = −1 … −N for every channel (S4D-Real), D = 1, Δ log-uniform in
-[0.001, 0.1], W_Δ uniform in ±1/√dt_rank, the filter as torch.nn.Conv1d.
+    u, z = W_in x          two branches of width E·D
+    u ← SiLU(conv(u))      one causal filter of a few taps for each channel
+    δ, B, C = W_x u,   Δ = softplus(W_Δ δ + b_Δ),   A = −exp(A_log)        what is kept and read depends on the input
+    y = SSM(A, B, C, Δ)(u) + D ⊙ u,   output = W_out (y ⊙ SiLU(z))
+
+Convention: the official code's names and initialisation: A = −1 … −N for every channel (S4D-Real), D = 1, Δ log-uniform
+in [0.001, 0.1], W_Δ uniform in ±1/√dt_rank, the filter as torch.nn.Conv1d.
 """
 
 import math
@@ -12,13 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.gated import swish
-from ..layers.linear import Linear
-from ._selective_scan import selective_scan
+from ...layers.checks import check_sizes
+from ...layers.gated import swish
+from ...layers.linear import Linear
+from ...layers.numerics import at_least_float32, softplus
+from ...layers.selective_scan import selective_scan
 
 
 class MambaState:
-    """What a block keeps of the tokens seen, of one size however many: None before any.
+    """What a block keeps of the tokens seen, of one size however many there were; None before the first.
 
     `recent` (b, d_conv − 1, d_inner): the filter's last inputs; `hidden` (b, d_inner, d_state): h.
     """
@@ -69,7 +76,7 @@ class MambaBlock(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=False)
         with torch.no_grad():
-            # Δ starts log-uniform in [0.001, 0.1]; x + log(1 − e^(−x)) is the inverse of softplus.
+            # Δ is log-uniform in [0.001, 0.1] at first; x + log(1 − e^(−x)) is the inverse of softplus.
             steps = torch.empty(d_inner).uniform_(math.log(1e-3), math.log(1e-1)).exp()
             self.dt_proj.bias.copy_(steps + (-(-steps).expm1()).log())
 
@@ -77,20 +84,20 @@ class MambaBlock(nn.Module):
         """Each token's new features.
 
         Args:
-            state: holds what was kept of the tokens before these, and takes these in.
+            state: of the tokens before these; it is brought up to date with these.
         """
         width = self.in_proj.in_features
         if input.dim() != 3 or input.shape[-1] != width or not input.shape[1]:
             raise ValueError(f"expected input of shape (batch, tokens >= 1, {width}), got {tuple(input.shape)}")
         recent, hidden = (None, None) if state is None else (state.recent, state.hidden)
-        if recent is not None and len(recent) != len(input):
-            raise ValueError(f"expected the {len(recent)} texts that the state has seen, got {len(input)}")
+        if recent is not None and recent.shape[0] != input.shape[0]:
+            raise ValueError(f"expected the {recent.shape[0]} texts that the state has seen, got {input.shape[0]}")
         u, z = self.in_proj(input).chunk(2, dim=-1)
         u, recent = self.conv1d(u, recent)
         u = swish(u)
         step, B, C = self.x_proj(u).split(self.widths, dim=-1)
-        delta = _softplus(self.dt_proj(step))
-        A = -self.A_log.to(torch.promote_types(input.dtype, torch.float32)).exp()
+        delta = softplus(self.dt_proj(step))
+        A = -at_least_float32(self.A_log).exp()
         y, hidden = selective_scan(u, delta, A, B, C, self.D, hidden, self.discretization)
         if state is not None:
             state.recent, state.hidden = recent, hidden
@@ -98,7 +105,7 @@ class MambaBlock(nn.Module):
 
 
 class _CausalFilter(nn.Module):
-    """y_t = b + Σ_j w_j u_{t−k+1+j}, channel by channel; named and laid out as a depthwise torch.nn.Conv1d."""
+    """y_t = b + Σ_j w_j u_{t−k+1+j}, channel by channel; parameters as in a depthwise torch.nn.Conv1d."""
 
     def __init__(self, channels: int, taps: int):
         super().__init__()
@@ -107,7 +114,7 @@ class _CausalFilter(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, input, recent):
-        """The filtered input, and its last k − 1 places for the next call; None as `recent` stands for zeros."""
+        """The filtered input, and its last k − 1 positions for the next call; None as `recent` stands for zeros."""
         (b, t, d), taps = input.shape, self.weight.shape[-1]
         recent = input.new_zeros(b, taps - 1, d) if recent is None else recent
         u = torch.cat([recent, input], dim=1)
@@ -115,13 +122,3 @@ class _CausalFilter(nn.Module):
         for j, weight in enumerate(self.weight[:, 0].unbind(-1)):
             output = output + weight * u[:, j : j + t]
         return output, u[:, t:].clone()  # a view would keep all of u
-
-
-def _softplus(x):
-    return torch.logaddexp(x, x.new_zeros(()))
-
-
-def check_sizes(**sizes):
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"expected {name} >= 1, got {size}")

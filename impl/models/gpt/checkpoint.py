@@ -2,9 +2,9 @@
 
 Radford et al. 2019 (GPT-2).
 
-Convention: the checkpoints keep each matrix as (inputs, outputs), transformers' Conv1D, so all but the embeddings are
-transposed. `transformer.` in front of names, the causal masks that old files hold, and an `lm_head.weight` that is
-`wte.weight` once more may be there or not.
+Convention: the checkpoints store each matrix as (inputs, outputs), transformers' Conv1D, so all but the embeddings are
+transposed. The prefix `transformer.`, the causal masks of old files and an `lm_head.weight` equal to `wte.weight` are
+optional.
 """
 
 import re
@@ -29,10 +29,10 @@ _WHOLE = {
 
 
 def weights_from_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `GPT.load_state_dict` takes, of a checkpoint of GPT-2.
+    """The state dict of `GPT` for a checkpoint of GPT-2.
 
     Raises:
-        ValueError: a name that GPT-2 has not, or an output matrix that is not the embedding's.
+        ValueError: a name that is not GPT-2's, or an output matrix that differs from the embedding.
     """
     state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
     head = state.pop("lm_head.weight", None)
@@ -42,7 +42,7 @@ def weights_from_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_to_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint of GPT-2 for transformers' GPT2LMHeadModel, of a state dict of `GPT`."""
+    """A checkpoint of GPT-2, for transformers' GPT2LMHeadModel, of a state dict of `GPT`."""
     names = {v: k for k, v in _PARTS.items()}
     found = {"lm_head.weight": state["wte.weight"]}
     for name, tensor in state.items():

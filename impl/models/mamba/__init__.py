@@ -1,15 +1,14 @@
-"""Mamba: a language model of selective state spaces, in time linear in the length and with a state of one size.
+"""Mamba: a language model of selective state spaces, in time linear in the length and with a state of constant size.
 
-Gu & Dao 2023, arXiv:2312.00752, §3.4, figure 3 and algorithm 2. A block, for tokens x_t of width D:
+Gu & Dao 2023, arXiv:2312.00752, §3.4 and figure 3.
 
-    u, z = W_in x          two branches of width E·D
-    u ← SiLU(conv(u))      one causal filter of a few taps for each channel
-    δ, B, C = W_x u,   Δ = softplus(W_Δ δ + b_Δ),   A = −exp(A_log)        what is read and kept depends on the input
-    y = SSM(A, B, C, Δ)(u) + D ⊙ u,   output = W_out (y ⊙ SiLU(z))
+    x ← x + block(RMSNorm(x)) for each layer,   logits = E · RMSNorm(x),   with the embedding E as output matrix
 
-    model: x ← x + block(RMSNorm(x)) for each layer, logits = E · RMSNorm(x) with the embedding E
+The block is that of `block.py`, the recurrence in it that of `impl/layers/selective_scan.py`.
 
 Convention: parameters are named and laid out as in the official code, so that released weights load; Euler's B̄ = ΔB.
+E is one parameter under one name, `backbone.embeddings.weight`: a state dict's `lm_head.weight`, which is E again in
+released weights, is accepted and not written.
 """
 
 import math
@@ -18,28 +17,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from ..layers.embedding import Embedding
-from ..layers.linear import Linear
-from ..layers.rms_norm import RMSNorm
-from ._mamba_block import MambaBlock, MambaState, check_sizes
-from ._selective_scan import associative_scan, combine, discretize, selective_scan
+from ...layers.checks import check_not_negative, check_sizes
+from ...layers.embedding import Embedding
+from ...layers.rms_norm import RMSNorm
+from ...layers.selective_scan import associative_scan, combine, discretize, selective_scan
+from .block import MambaBlock, MambaState
 
 __all__ = ["Mamba", "MambaBlock", "MambaState", "associative_scan", "combine", "discretize", "selective_scan"]
 
 
 class Mamba(nn.Module):
-    """Predicts the next token at each place.
+    """Predicts the next token at each position.
 
     Args:
-        vocab_size: how many tokens there are.
+        vocab_size: number of tokens.
         d_model: D.
-        n_layer: blocks.
+        n_layer: number of blocks.
         d_state, d_conv, expand, dt_rank: of each block, as in `MambaBlock`.
         eps: added to the mean square in RMSNorm.
 
     Raises:
         ValueError: a size below 1, a negative eps; tokens of another shape or dtype, states of another
-            batch or number.
+            batch or number; a state dict whose `lm_head.weight` is not the embedding.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, §3.4 and appendix E.2.
     """
@@ -61,10 +60,9 @@ class Mamba(nn.Module):
         layers = [nn.ModuleDict({"norm": RMSNorm(d_model, eps), "mixer": block}) for block in blocks]
         parts = {"embeddings": Embedding(vocab_size, d_model), "layers": nn.ModuleList(layers)}
         self.backbone = nn.ModuleDict(parts | {"norm_f": RMSNorm(d_model, eps)})
-        self.lm_head = Linear(d_model, vocab_size, bias=False)
-        self.lm_head.weight = self.backbone["embeddings"].weight
+        self.register_load_state_dict_pre_hook(_without_head)
         with torch.no_grad():
-            self.lm_head.weight.normal_(std=0.02)
+            self.backbone["embeddings"].weight.normal_(std=0.02)
             for block in blocks:  # n_layer outputs add up on the residual path, as in GPT-2
                 block.out_proj.weight /= math.sqrt(n_layer)
 
@@ -76,7 +74,7 @@ class Mamba(nn.Module):
         """Logits of the token after each.
 
         Args:
-            states: as `empty_states` gives them; they take these tokens in, and the next call goes on from there.
+            states: from `empty_states`; they are brought up to date, and the next call continues from there.
         """
         if tokens.dim() != 2 or not tokens.shape[1] or tokens.is_floating_point():
             found = f"{tuple(tokens.shape)} of {tokens.dtype}"
@@ -88,23 +86,22 @@ class Mamba(nn.Module):
         x = self.backbone["embeddings"](tokens)
         for layer, state in zip(layers, states):
             x = x + layer["mixer"](layer["norm"](x), state)
-        return self.lm_head(self.backbone["norm_f"](x))
+        return self.backbone["norm_f"](x) @ self.backbone["embeddings"].weight.T
 
     @torch.no_grad()
     def generate(
         self, tokens: Int[Tensor, "b t"], count: int, temperature: float = 0.0, generator: Generator | None = None
     ) -> Int[Tensor, "b n"]:
-        """The tokens and `count` more, each made from the states and the last one alone.
+        """The tokens and `count` more, each computed from the states and the last token alone.
 
         Args:
-            temperature: 0 for the likeliest token, else drawn from softmax(logits/temperature).
-            generator: draws; torch's own if not given.
+            temperature: 0 for the most probable token, else sampled from softmax(logits/temperature).
+            generator: source of randomness; default torch's own.
 
         Raises:
             ValueError: a negative count or temperature.
         """
-        if count < 0 or temperature < 0:
-            raise ValueError(f"expected count >= 0 and temperature >= 0, got {count} and {temperature}")
+        check_not_negative(count=count, temperature=temperature)
         states, new = self.empty_states(), tokens
         for _ in range(count):
             logits = self(new, states)[:, -1]
@@ -114,3 +111,10 @@ class Mamba(nn.Module):
                 new = logits.argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, new], dim=1)
         return tokens
+
+
+def _without_head(module, state, prefix, *_):
+    """Takes the second name of the embedding out of a state dict."""
+    head, table = state.pop(f"{prefix}lm_head.weight", None), state.get(f"{prefix}backbone.embeddings.weight")
+    if head is not None and table is not None and head is not table and not torch.equal(head, table):
+        raise ValueError("expected lm_head.weight to be the embedding, as in released weights, got another matrix")

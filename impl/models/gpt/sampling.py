@@ -5,9 +5,9 @@
     nucleus    keep the smallest set of the largest with Σ p_i >= p         Holtzman et al. 2019, arXiv:1904.09751, §3.1
     then p' ∝ p over what is kept
 
-Convention: temperature first, then top-k, then the nucleus of what top-k left, as in transformers. Tokens as probable
-as the k-th all stay; of equal tokens at the rim of a nucleus the first stay. T = 0 is the limit: the first of the most
-probable tokens. Chances are computed in float32 or wider, and handed back in the dtype of the logits.
+Convention: temperature first, then top-k, then the nucleus of what top-k left, as in transformers. All tokens
+as probable as the k-th stay; of equal tokens at the edge of the nucleus the first stay. T = 0 is the limit: the first
+of the most probable tokens. Probabilities are computed in float32 or wider and returned in the dtype of the logits.
 """
 
 import math
@@ -15,6 +15,8 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ...layers.numerics import at_least_float32
 
 
 def sampling_distribution(
@@ -26,9 +28,9 @@ def sampling_distribution(
     """The probability of each token to be chosen.
 
     Args:
-        temperature: T; below 1 the probable become more so, 0 takes the first of the most probable.
-        top_k: how many may be chosen; None for all.
-        top_p: mass of the nucleus; None for all, 0 for the most probable alone.
+        temperature: T; below 1 sharpens the distribution, 0 takes the first of the most probable tokens.
+        top_k: number of tokens that may be chosen; None for all.
+        top_p: probability mass of the nucleus; None for all tokens, 0 for the most probable alone.
 
     Raises:
         ValueError: a negative temperature, top_k below 1, top_p outside [0, 1].
@@ -36,8 +38,8 @@ def sampling_distribution(
     check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    dtype, wide = logits.dtype, logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = (wide - wide.amax(-1, keepdim=True)) / temperature  # differences: u/T itself may be beyond every number
+    dtype, wide = logits.dtype, at_least_float32(logits)
+    logits = (wide - wide.amax(-1, keepdim=True)) / temperature  # differences, because u/T itself may overflow
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -52,6 +54,7 @@ def sampling_distribution(
 
 
 def check_sampling(temperature, top_k, top_p):
+    """temperature >= 0, top_k >= 1 and top_p in [0, 1], where given."""
     if not temperature >= 0:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
     if top_k is not None and top_k < 1:

@@ -1,13 +1,13 @@
-"""GPT: a decoder-only transformer that predicts the next token, and writes text one token after another.
+"""GPT: a decoder-only transformer that predicts the next token, and generates text one token after another.
 
-Radford et al. 2018 (GPT), §3.1; Radford et al. 2019 (GPT-2), §2.3, of which this is the second.
+Radford et al. 2018 (GPT), §3.1; Radford et al. 2019 (GPT-2), §2.3; this is the second.
 
     h_t = E[x_t] + P[t];   in each block h ← h + Attention(LN(h)), h ← h + FFN(LN(h));   p(x_t+1|…) = softmax(E LN(h_t))
 
 Convention: GPT-2's: pre-norm with a final norm, learned positions, tanh-GELU of width 4·n_embd, E as both input and
-output matrix, dropout behind the embeddings, of attention weights and of branches; weights start as N(0, 0.02²), those
-that end a branch as N(0, 0.02²/(2·n_layer)), biases at 0. Names of parameters are those of our blocks;
-`weights_from_gpt2` and `weights_to_gpt2` carry the released checkpoints over and back.
+output matrix, dropout after the embeddings, of attention weights and of branches; weights are initialised as
+N(0, 0.02²), those that end a branch as N(0, 0.02²/(2·n_layer)), biases as 0. Parameters are named as in our blocks;
+`weights_from_gpt2` and `weights_to_gpt2` convert the released checkpoints.
 """
 
 import math
@@ -16,15 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
-from ..layers.attention import KeyValueCache
-from ..layers.dropout import Dropout
-from ..layers.embedding import Embedding
-from ..layers.normalization import LayerNorm
-from ..layers.positional import LearnedPositionalEmbedding, token_positions
-from ..layers.transformer import FeedForward, TransformerEncoderBlock
-from ._gpt2_weights import weights_from_gpt2, weights_to_gpt2
-from ._language_training import decay_groups, next_token_loss, train
-from ._sampling import check_sampling, sampling_distribution
+from ...layers.attention import KeyValueCache
+from ...layers.checks import check_sizes
+from ...layers.dropout import Dropout
+from ...layers.embedding import Embedding
+from ...layers.normalization import LayerNorm
+from ...layers.positional import LearnedPositionalEmbedding, token_positions
+from ...layers.transformer import FeedForward, TransformerEncoderBlock
+from .checkpoint import weights_from_gpt2, weights_to_gpt2
+from .sampling import check_sampling, sampling_distribution
+from .training import decay_groups, next_token_loss, train
 
 __all__ = [
     "GPT",
@@ -46,16 +47,16 @@ class GPT(nn.Module):
         XL       GPT(50257, 1024, n_layer=48, n_head=25, n_embd=1600)    1,557,611,200
 
     Args:
-        vocab_size: V, how many tokens there are.
+        vocab_size: V, number of tokens.
         block_size: the longest text, in tokens.
-        n_layer: blocks.
+        n_layer: number of blocks.
         n_head: heads of each attention.
         n_embd: d, width of the tokens.
         dropout: probability of every dropout.
-        bias: have linear maps and norms a bias?
+        bias: if True, linear layers and norms have a bias.
 
     Raises:
-        ValueError: sizes below 1 or that do not divide, `dropout` outside [0, 1); tokens that are no integers (b, t),
+        ValueError: sizes below 1 or that do not divide, `dropout` outside [0, 1); tokens that are not integers (b, t),
             or more than block_size of them.
         IndexError: a token outside of [0, vocab_size).
 
@@ -73,8 +74,7 @@ class GPT(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        if n_layer < 1:
-            raise ValueError(f"expected n_layer >= 1, got {n_layer}")
+        check_sizes(n_layer=n_layer)
         self.block_size = block_size
         self.wte = Embedding(vocab_size, n_embd)
         self.wpe = LearnedPositionalEmbedding(block_size, n_embd)
@@ -87,20 +87,20 @@ class GPT(nn.Module):
                 norm_first=True,
                 bias=bias,
                 is_causal=True,
-                # GPT-2 drops nothing between the two maps.
+                # GPT-2 drops nothing between the two layers.
                 feed_forward=FeedForward(n_embd, 4 * n_embd, "gelu_tanh", bias=bias),
             )
             for _ in range(n_layer)
         )
         self.ln_f = LayerNorm(n_embd, bias=bias)
-        self._start(0.02, 0.02 / math.sqrt(2 * n_layer))
+        self._initialise(0.02, 0.02 / math.sqrt(2 * n_layer))
 
     @torch.no_grad()
-    def _start(self, deviation, of_branch_ends):
+    def _initialise(self, std, std_of_branch_ends):
         for name, parameter in self.named_parameters():
             ends_a_branch = name.endswith(("out_proj.weight", "linear2.weight"))
             if parameter.dim() > 1:
-                parameter.normal_(0, of_branch_ends if ends_a_branch else deviation)
+                parameter.normal_(0, std_of_branch_ends if ends_a_branch else std)
             elif name.endswith("bias"):
                 parameter.zero_()
 
@@ -110,12 +110,12 @@ class GPT(nn.Module):
         key_mask: Bool[Tensor, "b s"] | None = None,
         cache: list[KeyValueCache] | None = None,
     ) -> Float[Tensor, "b t vocabulary"]:
-        """Logits of the token behind each.
+        """Logits of the token after each.
 
         Args:
-            key_mask: over all s tokens, those in the cache too: False at padding, which stands at the left when text is
-                to be continued. Positions then count the tokens, so that a text means the same with and without it.
-            cache: from `new_cache`; holds the s − t tokens before these, and takes these in.
+            key_mask: over all s tokens, including those in the cache: False at padding, which is on the left when text
+                is to be continued. Positions then count the tokens, so that padding does not change the result.
+            cache: from `new_cache`; holds the s − t tokens before these, and stores these too.
         """
         if tokens.dim() != 2 or tokens.is_floating_point():
             raise ValueError(f"expected integer tokens (batch, tokens), got {tuple(tokens.shape)} of {tokens.dtype}")
@@ -129,14 +129,14 @@ class GPT(nn.Module):
         return self.ln_f(x) @ self.wte.weight.T
 
     def new_cache(self) -> list[KeyValueCache]:
-        """An empty cache: keys and values of each block."""
+        """An empty cache of keys and values for each block."""
         return [KeyValueCache() for _ in self.blocks]
 
     def loss(self, tokens: Int[Tensor, "b t"], key_mask: Bool[Tensor, "b t"] | None = None) -> Float[Tensor, ""]:
         """Mean cross-entropy, in nats, of every token but the first, given those before it.
 
         Args:
-            key_mask: neither padding nor the token behind it counts.
+            key_mask: False at padding; neither padding nor the token after it counts.
 
         Raises:
             ValueError: fewer than two tokens: there is nothing to predict.
@@ -160,18 +160,18 @@ class GPT(nn.Module):
         key_mask: Bool[Tensor, "b t"] | None = None,
         generator: Generator | None = None,
     ) -> Int[Tensor, "b longer"]:
-        """The tokens and what the model writes behind them, in the mode (training or evaluation) that it is in.
+        """The tokens, continued by the model in its present mode (training or evaluation).
 
-        Text that has become longer than block_size is continued from its last block_size tokens.
+        A text longer than block_size is continued from its last block_size tokens.
 
         Args:
             temperature, top_k, top_p: as in `sampling_distribution`; temperature 0 is greedy.
-            stop_token: ends a text; behind it stop_token is repeated until all texts have ended.
-            key_mask: False at padding, which stands at the left.
-            generator: draws; with one of the same seed the text is the same.
+            stop_token: ends a text; stop_token is then repeated until all texts have ended.
+            key_mask: False at padding, which is on the left.
+            generator: source of randomness; the same seed gives the same text.
 
         Raises:
-            ValueError: no tokens, a negative max_new_tokens, padding at the right, a mask of another shape, settings
+            ValueError: no tokens, a negative max_new_tokens, padding on the right, a mask of another shape, settings
                 out of range.
         """
         if tokens.dim() != 2:
@@ -181,19 +181,19 @@ class GPT(nn.Module):
         if key_mask is not None and key_mask.shape != tokens.shape:
             raise ValueError(f"expected key_mask of shape {tuple(tokens.shape)}, got {tuple(key_mask.shape)}")
         if key_mask is not None and not key_mask[:, -1].all():
-            raise ValueError("expected padding at the left, got some in the last column of key_mask")
+            raise ValueError("expected padding on the left, got some in the last column of key_mask")
         check_sampling(temperature, top_k, top_p)
         cache, new = self.new_cache(), tokens
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         for _ in range(max_new_tokens):
             if tokens.shape[1] <= self.block_size:
                 logits = self(new, key_mask, cache)
-            else:  # the window moves, and with it every position: nothing that was kept is of use
+            else:  # the window moves, and with it every position: the cache is useless
                 logits = self(
                     tokens[:, -self.block_size :], None if key_mask is None else key_mask[:, -self.block_size :]
                 )
-            chances = sampling_distribution(logits[:, -1], temperature, top_k, top_p)
-            new = torch.multinomial(chances, 1, generator=generator).to(tokens.dtype)
+            probabilities = sampling_distribution(logits[:, -1], temperature, top_k, top_p)
+            new = torch.multinomial(probabilities, 1, generator=generator).to(tokens.dtype)
             if stop_token is not None:
                 new = new.masked_fill(ended[:, None], stop_token)
                 ended = ended | (new[:, 0] == stop_token)

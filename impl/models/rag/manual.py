@@ -7,17 +7,14 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
-from ._bm25 import BM25
-from ._reader import SentenceReader
-from ._text import Vocabulary, chunk, sentences, words
-from ._train import train_retriever
+from . import BM25, RAG, SentenceReader, Vocabulary, chunk, sentences, train_retriever, words
 
-# Words that make a question and name nothing in it; in a manual they are rare, and would count much.
+# Words that make a question and name nothing in it; being rare in a manual, they would count for much.
 ASKING = """
     a an and can could do does did how i it me mean my of should that the this to was were what when where which who
     whom whose why will would you
 """
-SHORTEST = 6  # words of a sentence; what is shorter is a title or a piece of code
+SHORTEST = 6  # words of a sentence; a shorter one is a title or a piece of code
 
 
 class _OfWords:
@@ -31,7 +28,7 @@ class _OfWords:
 
 
 def manual() -> tuple[list[str], list[list[str]]]:
-    """Topic and sentences of each passage: six sentences of a topic, two of which are those that end the one before."""
+    """Topic and sentences of each passage: six sentences of a topic, of which the first two end the passage before."""
     found = []
     for name in sorted(topics):
         long_ones = [s for s in sentences(topics[name]) if len(words(s)) >= SHORTEST]
@@ -40,14 +37,12 @@ def manual() -> tuple[list[str], list[list[str]]]:
 
 
 def question_words(question: str) -> list[str]:
-    """What a question asks about; all of its words if nothing would be left."""
+    """The words of a question that name its subject; all of them if none would be left."""
     return [word for word in words(question) if word not in ASKING.split()] or words(question)
 
 
 def ask(question: str, kind: str = "bm25", k: int = 5) -> tuple[str, float, list[tuple[str, float, float, str]]]:
     """The answer, its p(y|x), and (topic, score, p_η, text) of each passage that was found; prints what it does."""
-    from .rag import RAG
-
     titles, passages = manual()
     print(f"indexing {len(passages)} passages of {len(set(titles))} topics", flush=True)
     texts = [words(f"{title} {' '.join(passage)}") for title, passage in zip(titles, passages)]

@@ -1,70 +1,28 @@
-"""The scan of a selective state-space model: a linear recurrence whose coefficients are read from the input.
+"""The scan of a selective state-space model: a linear recurrence whose coefficients depend on the input.
 
 Gu & Dao 2023 (Mamba), arXiv:2312.00752, eq. 2a-2b, eq. 4, §3.3 and algorithm 2. For each channel, N states:
 
     h_t = Ā_t ⊙ h_{t−1} + B̄_t u_t,   y_t = C_tᵀ h_t + D u_t,   Ā_t = exp(Δ_t A)
-    zero-order hold (eq. 4)    B̄_t = (exp(Δ_t A) − 1)/A · B_t        exact if the input stands still for Δ_t
+    zero-order hold (eq. 4)    B̄_t = (exp(Δ_t A) − 1)/A · B_t        exact if the input is constant for Δ_t
     Euler (the official code)  B̄_t = Δ_t B_t                         its first order in Δ_t
 
-Steps compose, so that L of them take ⌈log₂ L⌉ sweeps: (Ā, x) then (Ā′, x′) is (Ā′Ā, Ā′x + x′).
+Three ways to compute the states: `recurrence` goes step by step; `associative_scan` takes ⌈log₂ L⌉ sweeps, because
+steps compose: (Ā, x) then (Ā′, x′) is (Ā′Ā, Ā′x + x′); `selective_scan` goes through chunks of steps and, as §3.3.2
+asks, keeps no states for the backward pass, which is written out and computes each chunk's states once more.
 
-Convention: A is diagonal, one row for each channel; Δ is given positive, softplus has been taken of it. Inside, time
-comes first and the N states before the channels, (t, b, n, d), and numbers are float32 or wider.
+Convention: A is diagonal, one row a channel; Δ is positive, after its softplus. Inside, time comes first and the N
+states before the channels, (t, b, n, d), in float32 or wider.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..layers._autocast import without_autocast
+from ._autocast import without_autocast
+from .numerics import at_least_float32
 
-# Steps whose states are held at one time. Memory between the passes is a state for each chunk.
+# Steps whose states are held at one time; between the passes one state a chunk is kept.
 CHUNK = 32
-
-
-def selective_scan(
-    u: Float[Tensor, "b t d"],
-    delta: Float[Tensor, "b t d"],
-    A: Float[Tensor, "d n"],
-    B: Float[Tensor, "b t n"],
-    C: Float[Tensor, "b t n"],
-    D: Float[Tensor, " d"] | None = None,
-    state: Float[Tensor, "b d n"] | None = None,
-    discretization: str = "euler",
-    mode: str = "chunked",
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d n"]]:
-    """y (b, t, d) and the last state h (b, d, n), float32 or wider.
-
-    Args:
-        state: h before the first step; 0 if not given.
-        discretization: "euler" or "zoh"; the latter divides by A.
-        mode: "chunked" steps through time, holds `CHUNK` steps' states and makes them again in the backward pass;
-            "sequential" and "parallel" hold all, the one steps through time, the other sweeps over it.
-
-    Raises:
-        ValueError: shapes that do not fit together, no steps, or another discretization or mode.
-
-    Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and §3.3.2.
-    """
-    _check(u, delta, A, B, C, D, state)
-    if mode not in ("chunked", "sequential", "parallel"):
-        raise ValueError(f"expected mode 'chunked', 'sequential' or 'parallel', got {mode!r}")
-    dtype, wide = u.dtype, torch.promote_types(u.dtype, torch.float32)
-    state = A.new_zeros(len(u), *A.shape) if state is None else state
-    A, start = A.to(wide).mT.contiguous(), state.to(wide).mT.contiguous()
-    u, delta, B, C = (s.to(wide).transpose(0, 1).contiguous() for s in (u, delta, B, C))
-    if mode == "chunked":
-        read, states = _ChunkedScan.apply(u, delta, A, B, C, start, discretization)
-    else:
-        decay, drive = _coefficients(u, delta, A, B, discretization)
-        if mode == "sequential":
-            states = recurrence(decay, drive, start)[1:]
-        else:
-            states = associative_scan(decay, torch.cat([drive[:1] + decay[:1] * start, drive[1:]]))
-        read = _read(states, C)
-    if D is not None:
-        read = read + D.to(wide) * u
-    return read.transpose(0, 1).to(dtype), states[-1].mT.clone()  # a view would keep all states
 
 
 def discretize(
@@ -93,15 +51,40 @@ def combine(earlier: tuple[Tensor, Tensor], later: tuple[Tensor, Tensor]) -> tup
     return next_a * a, next_a * x + next_x
 
 
-def associative_scan(decay: Float[Tensor, "..."], drive: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """All h_t = a_t h_{t−1} + x_t from h = 0, t the first dimension, in ⌈log₂ T⌉ sweeps.
+def recurrence(
+    decay: Float[Tensor, "..."], drive: Float[Tensor, "..."], state: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """All h_t = a_t h_{t−1} + x_t, one after another.
+
+    Args:
+        decay, drive: a and x.
+        state: h before the first step.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752, eq. 2a.
+    """
+    states = [state]
+    for a, x in zip(decay.unbind(), drive.unbind()):
+        states.append(torch.addcmul(x, a, states[-1]))
+    return torch.stack(states[1:])
+
+
+def associative_scan(
+    decay: Float[Tensor, "..."], drive: Float[Tensor, "..."], state: Float[Tensor, "..."] | None = None
+) -> Float[Tensor, "..."]:
+    """All h_t = a_t h_{t−1} + x_t in ⌈log₂ T⌉ sweeps.
 
     After the k-th sweep a step stands for the 2^k steps up to it.
 
+    Args:
+        decay, drive: a and x.
+        state: h before the first step; default 0.
+
     Source: Hillis & Steele 1986 (Communications of the ACM 29); Gu & Dao 2023, arXiv:2312.00752, §3.3.2.
     """
+    if state is not None:
+        drive = torch.cat([drive[:1] + decay[:1] * state, drive[1:]])
     reach = 1
-    while reach < len(drive):
+    while reach < decay.shape[0]:
         earlier, later = (decay[:-reach], drive[:-reach]), (decay[reach:], drive[reach:])
         joined = combine(earlier, later)
         decay, drive = (torch.cat([s[:reach], new]) for s, new in zip((decay, drive), joined))
@@ -109,57 +92,88 @@ def associative_scan(decay: Float[Tensor, "..."], drive: Float[Tensor, "..."]) -
     return drive
 
 
-def recurrence(decay: Tensor, drive: Tensor, start: Tensor, backwards: bool = False) -> Tensor:
-    """`start` and all h_t = a_t h_{t−1} + x_t after it; `backwards`, all h_t = a_t h_{t+1} + x_t and `start` after."""
-    steps = list(zip(decay.unbind(), drive.unbind()))
-    states = [start]
-    for a, x in reversed(steps) if backwards else steps:
-        states.append(torch.addcmul(x, a, states[-1]))
-    return torch.stack(states[::-1] if backwards else states)
+def selective_scan(
+    u: Float[Tensor, "b t d"],
+    delta: Float[Tensor, "b t d"],
+    A: Float[Tensor, "d n"],
+    B: Float[Tensor, "b t n"],
+    C: Float[Tensor, "b t n"],
+    D: Float[Tensor, " d"] | None = None,
+    state: Float[Tensor, "b d n"] | None = None,
+    discretization: str = "euler",
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d n"]]:
+    """y (b, t, d) and the last state h (b, d, n), float32 or wider.
+
+    Args:
+        state: h before the first step; default 0.
+        discretization: "euler" or "zoh"; the latter divides by A.
+
+    Raises:
+        ValueError: shapes that do not fit together, no steps, or another discretization.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and §3.3.2.
+    """
+    _check(u, delta, A, B, C, D, state)
+    dtype = u.dtype
+    state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
+    A, state = (at_least_float32(s).mT.contiguous() for s in (A, state))
+    u, delta, B, C = (at_least_float32(s).transpose(0, 1).contiguous() for s in (u, delta, B, C))
+    y, states = _ChunkedScan.apply(u, delta, A, B, C, state, discretization)
+    if D is not None:
+        y = y + at_least_float32(D) * u
+    return y.transpose(0, 1).to(dtype), states[-1].mT.clone()  # a view would keep all states
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """Forwards chunk by chunk; backwards chunk by chunk with the states made again, g_t the gradient of h_t:
+    """Forward chunk by chunk; backward chunk by chunk with the states recomputed, g_t the gradient of h_t:
 
         g_t = C_t ∂y_t + Ā_{t+1} g_{t+1},   ∂(Δ_t A) = g_t ⊙ Ā_t ⊙ h_{t−1},   ∂(B̄_t u_t) = g_t
 
     The states between the chunks are an output: a saved output is part of the graph, so that second derivatives flow
-    through it; any other number that forward computes would be a constant to them.
+    through it; any other value that forward computes would be a constant to them.
     """
 
     @staticmethod
     @without_autocast
     def forward(ctx, u, delta, A, B, C, start, method):
-        reads, states = [], [start]
+        outputs, states = [], [start]
         for now in _chunks(len(u)):
             h = recurrence(*_coefficients(u[now], delta[now], A, B[now], method), states[-1])
-            reads.append(_read(h[1:], C[now]))
+            outputs.append(_read(h, C[now]))
             states.append(h[-1].clone())  # a view would keep the whole chunk
-        read, between = torch.cat(reads), torch.stack(states[1:])
+        y, between = torch.cat(outputs), torch.stack(states[1:])
         ctx.method = method
         ctx.save_for_backward(u, delta, A, B, C, start, between)
-        return read, between
+        return y, between
 
     @staticmethod
     @without_autocast
-    def backward(ctx, d_read, d_between):
+    def backward(ctx, d_y, d_between):
         u, delta, A, B, C, start, between = ctx.saved_tensors
         carry, d_A, found = 0, 0, []
         for k, now in reversed(list(enumerate(_chunks(len(u))))):
             before = between[k - 1] if k else start
             decay, drive = _coefficients(u[now], delta[now], A, B[now], ctx.method)
-            h = recurrence(decay, drive, before)
-            d_h = d_read[now].unsqueeze(-2) * C[now].unsqueeze(-1)
-            g = recurrence(decay[1:], d_h[:-1], d_h[-1] + carry + d_between[k], backwards=True)
+            h = torch.cat([before[None], recurrence(decay, drive, before)])
+            d_h = d_y[now].unsqueeze(-2) * C[now].unsqueeze(-1)
+            g = _backwards(decay[1:], d_h[:-1], d_h[-1] + carry + d_between[k])
             flow = decay * g  # what reaches h_{t−1}
-            slope, carry = flow * h[:-1], flow[0]
-            d_C = (h[1:] @ d_read[now].unsqueeze(-1)).squeeze(-1)
+            d_product, carry = flow * h[:-1], flow[0]
+            d_C = (h[1:] @ d_y[now].unsqueeze(-1)).squeeze(-1)
             d_u, d_delta, d_B, d_weight_A = _drive_gradients(g, u[now], delta[now], A, B[now], decay, ctx.method)
-            d_delta = d_delta + (slope * A).sum(-2)
-            d_A = d_A + (slope * delta[now].unsqueeze(-2)).sum((0, 1)) + d_weight_A
+            d_delta = d_delta + (d_product * A).sum(-2)
+            d_A = d_A + (d_product * delta[now].unsqueeze(-2)).sum((0, 1)) + d_weight_A
             found.append((d_u, d_delta, d_B, d_C))
         d_u, d_delta, d_B, d_C = (torch.cat(parts[::-1]) for parts in zip(*found))
         return d_u, d_delta, d_A, d_B, d_C, carry, None
+
+
+def _backwards(decay, drive, last):
+    """All g_t = a_{t+1} g_{t+1} + x_t, and `last` after them."""
+    states = [last]
+    for a, x in zip(reversed(decay.unbind()), reversed(drive.unbind())):
+        states.append(torch.addcmul(x, a, states[-1]))
+    return torch.stack(states[::-1])
 
 
 def _chunks(length):
@@ -180,8 +194,8 @@ def _read(states, C):
 def _drive_gradients(g, u, delta, A, B, decay, method):
     """What g, the gradient of w(Δ, A) B u, gives to u, Δ, B and A."""
     if method == "euler":  # w = Δ: sums over states or channels are products of matrices
-        read = (B.unsqueeze(-2) @ g).squeeze(-2)
-        return delta * read, u * read, (g @ (delta * u).unsqueeze(-1)).squeeze(-1), 0
+        of_input = (B.unsqueeze(-2) @ g).squeeze(-2)
+        return delta * of_input, u * of_input, (g @ (delta * u).unsqueeze(-1)).squeeze(-1), 0
     delta, u = delta.unsqueeze(-2), u.unsqueeze(-2)
     weight = discretize(delta, A, method)[1]
     of_u, of_weight = g * B.unsqueeze(-1), g * B.unsqueeze(-1) * u
@@ -193,7 +207,7 @@ def _drive_gradients(g, u, delta, A, B, decay, method):
 def _check(u, delta, A, B, C, D, state):
     if u.dim() != 3 or not u.shape[1]:
         raise ValueError(f"expected u of shape (batch, steps, channels) with at least a step, got {tuple(u.shape)}")
-    if A.dim() != 2 or len(A) != u.shape[2]:
+    if A.dim() != 2 or A.shape[0] != u.shape[2]:
         raise ValueError(f"expected A of shape ({u.shape[2]}, states), got {tuple(A.shape)}")
     (b, t, d), n = u.shape, A.shape[1]
     shapes = {"delta": (delta, (b, t, d)), "B": (B, (b, t, n)), "C": (C, (b, t, n))}

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 def next_token_loss(
     logits: Float[Tensor, "b t vocabulary"], targets: Int[Tensor, "b t"], counted: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, ""]:
-    """−log softmax(logits)[target], in nats: its mean over all targets, or over those that are counted.
+    """−log softmax(logits)[target], in nats, averaged over all targets, or over those where `counted` is True.
 
     Raises:
         ValueError: targets, or `counted`, of another shape than the tokens with logits.
@@ -26,12 +26,12 @@ def next_token_loss(
         if given is not None and given.shape != logits.shape[:-1]:
             raise ValueError(f"expected {name} of shape {tuple(logits.shape[:-1])}, got {tuple(given.shape)}")
     chosen = logits.gather(-1, targets[..., None].long()).squeeze(-1)
-    surprise = logits.logsumexp(-1) - chosen
-    return surprise.mean() if counted is None else surprise[counted].mean()
+    nll = logits.logsumexp(-1) - chosen
+    return nll.mean() if counted is None else nll[counted].mean()
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Groups for an optimizer: matrices and tables decay, biases and norms, which have one dimension, do not.
+    """Groups for an optimizer: matrices and tables decay; biases and norms, of one dimension, do not.
 
     Source: Brown et al. 2020, appendix B, for the value 0.1; Loshchilov & Hutter 2017, arXiv:1711.05101, for its use.
     """
@@ -55,7 +55,7 @@ def train(
     report: Callable[[str], object] | None = print,
     every: int = 100,
 ) -> list[float]:
-    """Trains on random windows of a text, and says how it goes; returns the loss of each step.
+    """Trains on random windows of a text and reports progress; returns the loss of each step.
 
         model = GPT(vocab_size=len(alphabet), block_size=32, n_layer=2, n_head=4, n_embd=64, dropout=0.0)
         train(model, text, AdamW(decay_groups(model, 0.1), lr=1e-2), steps=300)
@@ -63,12 +63,12 @@ def train(
     Args:
         model: has `loss(tokens)` and `block_size`.
         text: token after token.
-        optimizer: its learning rates are the peaks, and are set back to them at the end.
-        length: tokens of a window, block_size + 1 by default, so that block_size are predicted.
-        warmup: steps until the peak; the first already moves.
+        optimizer: its learning rates are the peaks of the schedule; they are restored at the end.
+        length: tokens of a window; default block_size + 1, of which the last is predicted only.
+        warmup: steps until the peak; the first step already has a positive rate.
         clip: largest norm of the gradient.
-        generator: draws the windows.
-        report: is given a line every `every` steps, and at the last, of the mean loss of the last `every`:
+        generator: samples the windows.
+        report: called with a line every `every` steps and at the last, with the mean loss of the last `every` steps:
             "step 200 of 300: loss 2.345"; None for silence.
 
     Raises:
@@ -85,7 +85,6 @@ def train(
         for group, peak in zip(optimizer.param_groups, peaks):
             group["lr"] = peak * schedule(step, steps, warmup)
         start = torch.randint(len(windows), (batch_size,), generator=generator)
-        # One token more than the model takes: the last is predicted only.
         loss = model.loss(windows[start.to(text.device)])
         optimizer.zero_grad()
         loss.backward()
@@ -101,7 +100,7 @@ def train(
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak at a step: 1/warmup at the first, then 1 and a cosine down to 0.1."""
+    """Fraction of the peak at a step: 1/warmup at the first, then 1 and a cosine down to 0.1."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

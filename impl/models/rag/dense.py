@@ -20,7 +20,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 class DenseIndex(nn.Module):
-    """Vectors that are searched by inner product or cosine. They move with the module, and are saved by `save`.
+    """Vectors that are searched by inner product or cosine. They move with the module; `save` writes them.
 
     Args:
         dim: size of a vector.
@@ -48,18 +48,18 @@ class DenseIndex(nn.Module):
         return len(self.vectors)
 
     def add(self, vectors: Float[Tensor, "n dim"]) -> "DenseIndex":
-        """Take in vectors, outside of the graph; they are numbered on from those that are there. Returns itself.
+        """Append vectors, outside of the graph. Returns itself.
 
-        The first ones decide dtype and device, which later ones are brought to.
+        The first ones decide dtype and device, to which later ones are converted.
         """
         vectors = self._prepared(vectors.detach())
         self.vectors = torch.cat([self.vectors, vectors.to(self.vectors)]) if len(self) else vectors.clone()
         return self
 
     def search(self, queries: Float[Tensor, "q dim"], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-        """Scores and numbers of the k best vectors, or of all if there are fewer; best first.
+        """Scores and indices of the k best vectors, or of all if there are fewer; best first.
 
-        The scores carry gradients to the queries; what is found is no differentiable function.
+        The scores carry gradients to the queries; the indices are not differentiable.
         """
         if not len(self) or k < 1:
             raise ValueError(f"expected k >= 1 and vectors to search in, got k = {k} and {len(self)} vectors")
@@ -78,33 +78,33 @@ class DenseIndex(nn.Module):
         return vectors / norm.masked_fill(norm == 0, 1)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and the bare numbers, `index.bin`, into a folder, which is made if need be."""
+        """Write `index.json` and the raw values, `index.bin`, into a folder, which is created if need be."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         dtype = next(name for name, dtype in DTYPES.items() if dtype == self.vectors.dtype)
         head = {"dim": self.dim, "metric": self.metric, "count": len(self), "dtype": dtype}
         (folder / "index.json").write_text(json.dumps(head), encoding="utf-8")
-        numbers = folder / "index.bin"
-        numbers.write_bytes(b"")
+        values = folder / "index.bin"
+        values.write_bytes(b"")
         if len(self):  # a tensor that is the file
-            torch.from_file(str(numbers), True, self.vectors.numel(), dtype=self.vectors.dtype).copy_(
+            torch.from_file(str(values), True, self.vectors.numel(), dtype=self.vectors.dtype).copy_(
                 self.vectors.flatten()
             )
 
     @classmethod
     def load(cls, folder: str | Path) -> "DenseIndex":
-        """What `save` wrote, bit for bit.
+        """The index that `save` wrote, bitwise equal.
 
         Raises:
-            ValueError: numbers that are not as many as the head says.
+            ValueError: a file of another size than `index.json` says.
         """
         head = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
         index, dtype = cls(head["dim"], head["metric"]), DTYPES[head["dtype"]]
-        numbers, size = Path(folder) / "index.bin", head["count"] * head["dim"]
-        if numbers.stat().st_size != size * dtype.itemsize:
-            raise ValueError(f"expected {size * dtype.itemsize} bytes of vectors, got {numbers.stat().st_size}")
+        values, size = Path(folder) / "index.bin", head["count"] * head["dim"]
+        if values.stat().st_size != size * dtype.itemsize:
+            raise ValueError(f"expected {size * dtype.itemsize} bytes of vectors, got {values.stat().st_size}")
         if size:
-            index.vectors = torch.from_file(str(numbers), False, size, dtype=dtype).view(-1, index.dim).clone()
+            index.vectors = torch.from_file(str(values), False, size, dtype=dtype).view(-1, index.dim).clone()
         return index
 
 
@@ -135,7 +135,7 @@ class DenseRetriever(nn.Module):
 
     @torch.no_grad()
     def index_passages(self, passages: Tensor, batch_size: int = 256) -> "DenseRetriever":
-        """Encode passages, in evaluation mode, and put them in the place of those that were indexed. Returns itself."""
+        """Encode passages, in evaluation mode; they replace those that were indexed. Returns itself."""
         modes = {module: module.training for module in self.passage_encoder.modules()}
         self.passage_encoder.eval()
         self.index = DenseIndex(self.index.dim, self.index.metric)
@@ -146,15 +146,15 @@ class DenseRetriever(nn.Module):
         return self
 
     def search(self, questions: Tensor, k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-        """Scores and numbers of the k best indexed passages; gradients flow to the question encoder alone."""
+        """Scores and indices of the k best indexed passages; gradients flow to the question encoder alone."""
         return self.index.search(self.question_encoder(questions), k)
 
 
 class BagOfWords(nn.Module):
-    """The mean of the vectors of a text's words: an encoder of rows of word numbers, padded with 0.
+    """The mean of the vectors of a text's words: an encoder of rows of word ids, padded with 0.
 
     Args:
-        vocabulary_size: how many numbers there are, the padding among them.
+        vocabulary_size: how many ids there are, the padding among them.
         dim: size of a vector.
 
     Attributes:
@@ -175,8 +175,8 @@ def dpr_loss(scores: Float[Tensor, "q p"], positives: Int[Tensor, " q"] | None =
     """−log softmax of each question's positive passage among all passages of the batch, averaged.
 
     Args:
-        scores: sim of every question with every passage; passages past the questions are negatives of all.
-        positives: the column of each question's positive passage; question i's is i if not given.
+        scores: sim of every question with every passage; passages without a question of their own are negatives of all.
+        positives: the column of each question's positive passage; default: question i's is i.
 
     Raises:
         ValueError: no questions, fewer passages than questions, or a positive that is no passage.

@@ -2,8 +2,8 @@
 
 Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", §3.4 and §3.5.
 
-    score(D, Q) = Σ_{t∈Q} idf(t) · f (k₁ + 1) / (f + k₁ (1 − b + b |D|/avgdl)),    f = how often t is in D
-    idf(t) = ln(1 + (N − n + ½)/(n + ½)),                                          n = in how many documents t is
+    score(D, Q) = Σ_{t∈Q} idf(t) · f (k₁ + 1) / (f + k₁ (1 − b + b |D|/avgdl)),    f = how often t occurs in D
+    idf(t) = ln(1 + (N − n + ½)/(n + ½)),                                          n = how many documents hold t
 
 Convention: idf with "1 +", as in Lucene, so that no word counts against a document (the book's has none); a word that
 the query repeats counts each time; equal scores keep the documents' order.
@@ -22,7 +22,7 @@ class BM25:
     """An inverted index of documents that are lists of words.
 
     Args:
-        corpus: the documents; words are whatever can be a key.
+        corpus: the documents; words are any hashable values.
         k1: how slowly repetition saturates; 0 counts presence alone.
         b: how much length counts, from 0 to 1.
 
@@ -41,7 +41,7 @@ class BM25:
             raise ValueError(f"expected 0 <= b <= 1, got {b}")
         self.size = len(corpus)
         average = sum(map(len, corpus)) / self.size
-        found: dict = {}  # word → the numbers of its documents, and its part of their scores but for its idf
+        found: dict = {}  # word → the indices of its documents, and its part of their scores without its idf
         for n, document in enumerate(corpus):
             for word, f in Counter(document).items():
                 documents, parts = found.setdefault(word, ([], []))
@@ -71,11 +71,11 @@ class BM25:
         return total
 
     def scores_of(self, queries: Sequence[Sequence]) -> Float[Tensor, "queries documents"]:
-        """The scores for each query, a row; no row for none."""
+        """The scores of every document, one row a query."""
         return torch.cat([torch.zeros(0, self.size, dtype=torch.float64), *(self.scores(q)[None] for q in queries)])
 
     def search(self, queries: Sequence[Sequence], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-        """Scores and numbers of the k best documents, or of all if there are fewer, for each query; best first.
+        """Scores and indices of the k best documents, or of all if there are fewer, for each query; best first.
 
         Raises:
             ValueError: k below 1, or a query that is a string.

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.activation import GELU
-from ..layers.embedding import Embedding
-from ..layers.linear import Linear
-from ..layers.normalization import LayerNorm
+from .activation import GELU
+from .embedding import Embedding
+from .linear import Linear
+from .normalization import LayerNorm
 
 DEVIATION = 0.02
 

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..layers.checks import check_dropout, check_sizes, check_tokens
-from ..layers.linear import Linear
-from ..layers.multi_head import head_width
-from ..layers.scaled_dot_product import attend
+from .checks import check_dropout, check_sizes, check_tokens
+from .linear import Linear
+from .multi_head import head_width
+from .scaled_dot_product import attend
 
 
 class BlockSparseAttention(nn.Module):

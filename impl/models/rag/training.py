@@ -1,4 +1,4 @@
-"""A dense retriever made from bare passages, without questions: the inverse cloze task.
+"""A dense retriever trained on bare passages, without questions: the inverse cloze task.
 
 Lee et al. 2019, arXiv:1906.00300, "Inverse Cloze Task": a sentence is the question, its passage the answer.
 """
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator
 
-from ..optim.adamw import AdamW
-from ._dense import BagOfWords, DenseRetriever, dpr_loss
-from ._text import Vocabulary, check_passages, words
+from ...optim.adamw import AdamW
+from .dense import BagOfWords, DenseRetriever, dpr_loss
+from .text import Vocabulary, check_passages, words
 
 KEPT = 0.3  # the share of passages that keep the sentence, so that plain overlap of words is learned as well
 
@@ -26,15 +26,15 @@ def train_retriever(
     seed: int = 0,
     report: Callable[[int, float], None] | None = None,
 ) -> DenseRetriever:
-    """Two bags of words, alike at first, trained with in-batch negatives; the passages are indexed at the end.
+    """Two bags of words, equal at first, are trained with in-batch negatives; the passages are indexed at the end.
 
     Args:
         passages: lists of sentences.
         vocabulary: of their words.
         dim: size of the vectors.
         steps, batch_size, lr: of the training.
-        seed: of the encoders' start and of the draws.
-        report: is called with the number of steps done and the loss, ten times.
+        seed: of the encoders' initialisation and of all random choices.
+        report: called ten times, with the number of steps done and the loss.
 
     Raises:
         ValueError: fewer passages than a batch needs, or one that is a string or has no sentence.

@@ -1,0 +1,5 @@
+"""`python -m impl.models.rag "…"`: a question to the Python manual."""
+
+from .manual import main
+
+main()
