@@ -947,3 +947,75 @@ def test_low_precision_inputs_have_float32_statistics(build, dims):
     y = build().bfloat16()(x)
     assert y.dtype == torch.bfloat16, f"expected bfloat16 out, found {y.dtype}"
     laws.assert_close(y.double(), expected, rtol=2**-8, atol=2**-8, because="rounding to 8 bits")
+
+
+EVERY_ONE = [
+    *[pytest.param(kind, shape, marks=pytest.mark.item("batch-norm")) for kind, shape in BATCH_NORMS],
+    *[pytest.param(kind, shape, marks=pytest.mark.item("instance-norm")) for kind, shape in INSTANCE_NORMS],
+    pytest.param(
+        lambda n: InstanceNorm2d(n, affine=True, track_running_stats=True),
+        (2, 3, 5, 4),
+        marks=pytest.mark.item("instance-norm"),
+        id="InstanceNorm2d, tracked",
+    ),
+    pytest.param(lambda n: LayerNorm((n, 5)), (2, 3, 5), marks=pytest.mark.item("layer-norm"), id="LayerNorm"),
+    pytest.param(lambda n: GroupNorm(1, n), (2, 3, 5), marks=pytest.mark.item("group-norm"), id="GroupNorm"),
+]
+
+
+@pytest.mark.parametrize(("build", "shape"), EVERY_ONE)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_a_float32_norm_returns_the_dtype_of_a_half_precision_input(build, shape, dtype, train):
+    """A float32 module turns bfloat16 into bfloat16 and float16 into float16, in training and evaluation alike.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, §3: activations are stored in half precision, weights in float32.
+    """
+    x = (2 * uneven(*shape) + 3).to(dtype)
+    module = laws.randomise(build(3)).train(train)
+    y = module(x)
+    assert y.dtype == dtype, f"expected {dtype} out, found {y.dtype}"
+    expected = laws.randomise(build(3)).train(train)(x.float())
+    size = 2**-6 * expected.abs().max().item()
+    laws.assert_close(y.float(), expected, rtol=0, atol=size, because="bfloat16 has 8 bits, and torch rounds in between")
+
+
+@pytest.mark.project_convention
+@pytest.mark.parametrize(("build", "shape"), EVERY_ONE)
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=["complex", "integers"])
+def test_what_is_not_of_floating_point_is_refused(build, shape, train, dtype):
+    """Complex and integer inputs raise ValueError: (x − μ)² is no variance of complex values, x̂ is no integer.
+
+    Convention: ValueError; torch raises other errors, so peers are not asked.
+    """
+    laws.rejects(lambda: build(3).train(train)((10 * uneven(*shape)).to(dtype)), mentions=(str(dtype),))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: BatchNorm2d(3), id="batch", marks=pytest.mark.item("batch-norm")),
+        pytest.param(
+            lambda: InstanceNorm2d(3, affine=True, track_running_stats=True),
+            id="instance",
+            marks=pytest.mark.item("instance-norm"),
+        ),
+    ],
+)
+def test_a_state_without_the_count_of_batches_loads(build):
+    """A state dict without num_batches_tracked loads, inside of a model too; the count stays, all else must be there.
+
+    Convention: torch.nn's: checkpoints from before torch 0.4.1 have no such entry.
+    """
+    source, target = build(), build()
+    for seed in range(2):
+        source(uneven(2, 3, 5, 4, seed=seed, dtype=torch.float32))
+    state = {name: t for name, t in source.state_dict().items() if name != "num_batches_tracked"}
+    nn.Sequential(target).load_state_dict({f"0.{name}": t for name, t in state.items()})
+    for name, t in state.items():
+        laws.assert_same(target.state_dict()[name], t, what=name)
+    laws.assert_same(target.num_batches_tracked, torch.tensor(0), what="num_batches_tracked")
+    del state["running_mean"]
+    with pytest.raises(RuntimeError, match="running_mean"):
+        target.load_state_dict(state)
