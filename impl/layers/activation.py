@@ -134,8 +134,9 @@ class GELU(nn.Module):
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.approximate == "none":
             return input * normal_cdf(input)
-        # ½(1 + tanh u) = σ(2u), which keeps its digits in the left tail.
-        return input * torch.sigmoid(sqrt(8 / pi) * input * (1 + 0.044715 * input * input))
+        # ½(1 + tanh u) = σ(2u), which keeps its digits in the left tail; beyond ±30 it is 0 or 1, and x³ may overflow.
+        x = input.clamp(-30, 30)
+        return input * torch.sigmoid(sqrt(8 / pi) * x * (1 + 0.044715 * x * x))
 
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
@@ -193,4 +194,4 @@ class Hardswish(nn.Module):
     """x ReLU6(x + 3) / 6: 0 up to −3, x from 3 on, a parabola between; needs no exponential."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return input * relu6(input + 3) / 6
+        return input * (relu6(input + 3) / 6)
