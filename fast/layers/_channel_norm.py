@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._standardize import inverse_deviation, standardize
+from ._standardize import inverse_root, standardize
 
 
 class _ChannelNorm(nn.Module):
@@ -47,6 +47,7 @@ class _ChannelNorm(nn.Module):
         if input.dim() not in self.dimensions:
             allowed = " or ".join(map(str, self.dimensions))
             raise ValueError(f"expected an input of {allowed} dimensions, got shape {tuple(input.shape)}")
+        check_floating(input)
         check_channels(input, self.num_features)
         x = input.reshape(*input.shape[:2], math.prod(input.shape[2:]))
         if self.training or self.running_mean is None:
@@ -57,10 +58,10 @@ class _ChannelNorm(nn.Module):
             if self.running_mean is not None:
                 self._track(mean, variance * (n / (n - 1)))
         else:
-            scale = inverse_deviation(self.running_var, self.eps)
+            scale = inverse_root(self.running_var, self.eps)
             scale = scale if self.weight is None else scale * self.weight
             output = (x - self.running_mean[:, None]) * scale[:, None]
-            output = output if self.bias is None else output + self.bias[:, None]
+            output = (output if self.bias is None else output + self.bias[:, None]).to(input.dtype)
         return output.reshape(input.shape)
 
     @torch.no_grad()
@@ -69,6 +70,11 @@ class _ChannelNorm(nn.Module):
         for running, new in ((self.running_mean, mean), (self.running_var, variance)):
             step = new.mean((0, 2)) - running
             running += step / self.num_batches_tracked if self.momentum is None else self.momentum * step
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        if self.num_batches_tracked is not None:  # states from before torch 0.4.1 do not count batches
+            state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}"
@@ -82,6 +88,11 @@ def check_size(name: str, size: int) -> None:
 def check_eps(eps: float) -> None:
     if eps < 0:
         raise ValueError(f"expected eps >= 0, got {eps}")
+
+
+def check_floating(input: Tensor) -> None:
+    if not input.is_floating_point():
+        raise ValueError(f"expected an input of floating point, got {input.dtype}")
 
 
 def check_channels(input: Tensor, channels: int) -> None:

@@ -1,11 +1,11 @@
-"""Standardizing y = γ x̂ + β, x̂ = (x − μ)/√(σ² + ε): what all normalizations share; they differ in the set S of numbers
+"""Standardizing y = γ x̂ + β, x̂ = (x − μ)/√(σ² + ε): what all normalizations share; they differ in the set S of values
 that have one μ and one σ² in common.
 
     μ = 1/m Σ_S x,   σ² = 1/m Σ_S (x − μ)²,   m = |S|                       Wu & He 2018, arXiv:1803.08494, eq. 1-3
     ∂x = r·(g − mean_S(g) − x̂·mean_S(g·x̂)),   r = 1/√(σ² + ε),   g = γ·∂y
                                        the chain rule of Ioffe & Szegedy 2015, arXiv:1502.03167, §3, put in order
 
-Convention: σ² is biased and taken of centred numbers, ε stands inside the root, statistics are float32 or wider.
+Convention: σ² is biased and taken of centred values, ε stands inside the root, statistics are float32 or wider.
 """
 
 import math
@@ -20,14 +20,14 @@ def standardize(input: Tensor, weight: Tensor | None, bias: Tensor | None, shape
     Args:
         input: x.
         weight, bias: γ and β, or None.
-        shape: broadcasts γ and β against x: size 1 wherever numbers share them, as many dimensions as x.
+        shape: broadcasts γ and β against x: size 1 wherever values share them, as many dimensions as x.
     """
     weight = None if weight is None else weight.reshape(shape)
     bias = None if bias is None else bias.reshape(shape)
     return _Standardize.apply(input, weight, bias, over, eps)
 
 
-def inverse_deviation(variance, eps):
+def inverse_root(variance, eps):
     """r = 1/√(σ² + ε)."""
     return (variance + eps).rsqrt()
 
@@ -36,7 +36,7 @@ class _Standardize(torch.autograd.Function):
     """The backward pass as one formula instead of autograd's chain of steps.
 
     μ and σ² are outputs although most callers drop them: a saved output is part of the graph, so that second
-    derivatives flow through it; any other number that forward computes would be a constant to them.
+    derivatives flow through it; anything else that forward computes would be a constant to them.
     """
 
     @staticmethod
@@ -46,7 +46,7 @@ class _Standardize(torch.autograd.Function):
         # A norm along the last dimension squares and adds in one pass; `square()` of everything would write a tensor.
         squares = torch.linalg.vector_norm(output, dim=-1, keepdim=True).square()
         variance = squares.sum(over, keepdim=True) / _count(input, over)
-        output.mul_(inverse_deviation(variance, eps))
+        output.mul_(inverse_root(variance, eps))
         if weight is not None:
             output.mul_(weight)
         if bias is not None:
@@ -60,7 +60,7 @@ class _Standardize(torch.autograd.Function):
         input, weight, mean, variance = ctx.saved_tensors
         over, count = ctx.over, _count(input, ctx.over)
         d_output, gain = d_output.to(mean.dtype), 1 if weight is None else weight
-        r = inverse_deviation(variance, ctx.eps)
+        r = inverse_root(variance, ctx.eps)
         centred = input - mean
 
         # γ's gradient and the mean over S both add up ∂y·x̂: first along the dimensions that they share.

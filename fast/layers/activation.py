@@ -1,4 +1,4 @@
-"""Activation functions: rectifiers, and gates, which multiply the input by a number in [0, 1] that grows with it.
+"""Activation functions: rectifiers, and gates, which multiply the input by a factor that grows with it from 0 to 1.
 
     LeakyReLU    max(0, x) + a min(0, x)           Maas, Hannun & Ng 2013 (ICML workshop)
     PReLU        the same with learned a           He, Zhang, Ren & Sun 2015, arXiv:1502.01852, eq. 1
@@ -15,13 +15,21 @@ Hardsigmoid, so that Hardswish has 0 at −3 and 1 at 3. Hardsigmoid is MobileNe
 (arXiv:1511.00363) has slope 1/2, an older Keras 1/5.
 """
 
-from math import isfinite, pi, sqrt
+from math import isfinite
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._pointwise import exponential_rectifier, gaussian_gate, hard_gate, hard_sigmoid, rectifier
+from ._pointwise import (
+    exponential_rectifier,
+    gaussian_gate,
+    hard_gate,
+    hard_sigmoid,
+    logistic_gate,
+    rectifier,
+    tanh_gaussian_gate,
+)
 
 
 class LeakyReLU(nn.Module):
@@ -52,7 +60,7 @@ class PReLU(nn.Module):
 
     Args:
         num_parameters: 1, or the number of channels.
-        init: where the weights start.
+        init: initial value of the weights.
 
     Raises:
         ValueError: num_parameters below 1, init infinite or NaN, or an input whose dimension 1 is not num_parameters
@@ -120,7 +128,7 @@ class GELU(nn.Module):
         if self.approximate == "none":
             return gaussian_gate(input)
         # ½(1 + tanh u) = σ(2u), which keeps its digits in the left tail.
-        return input * torch.sigmoid(sqrt(8 / pi) * input * (1 + 0.044715 * input * input))
+        return tanh_gaussian_gate(input)
 
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
@@ -130,15 +138,15 @@ class SiLU(nn.Module):
     """x σ(x), σ the logistic function."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return input * input.sigmoid()
+        return logistic_gate(input)
 
 
 class Swish(nn.Module):
     """x σ(βx): x/2 for β = 0, SiLU for 1, ReLU in the limit of large β.
 
     Args:
-        beta: β, or where it starts.
-        trainable: learn β? It is a parameter then, else a number.
+        beta: β, or its initial value.
+        trainable: if True, β is a parameter and learned; otherwise a constant.
 
     Raises:
         ValueError: beta is infinite or NaN.

@@ -1,6 +1,7 @@
-"""Affine map y = x Wᵀ + b, the shared foundation of the layers that multiply by a matrix.
+"""Linear layer y = x Wᵀ + b, the shared foundation of the layers that multiply by a matrix.
 
-Convention: W is (out_features, in_features) as in torch.nn.Linear; W and b start uniform in ±1/√in_features.
+Convention: W is (out_features, in_features) as in torch.nn.Linear; W and b are initialised uniformly in
+±1/√in_features.
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b over the last dimension; the product is added to b as it is made, not in a pass of its own."""
+    """x Wᵀ + b over the last dimension; one call multiplies and adds b."""
     if bias is None:
         return input @ weight.T
     d_out, d_in = weight.shape
@@ -22,7 +23,7 @@ class Linear(nn.Module):
     Args:
         in_features: size of the last dimension of the input.
         out_features: size of the last dimension of the output.
-        bias: add b?
+        bias: if True, b is added.
 
     Raises:
         ValueError: a size below 1, or an input whose last dimension is not `in_features`.

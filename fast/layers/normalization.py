@@ -1,8 +1,8 @@
-"""Normalization: give a set S of a layer's numbers mean 0 and variance 1, then the scale γ and shift β it learns.
+"""Normalization: gives a set S of a layer's values mean 0 and variance 1, then a learned scale γ and shift β.
 
     y = γ (x − μ)/√(σ² + ε) + β,    μ = 1/m Σ_S x,    σ² = 1/m Σ_S (x − μ)²
 
-What S is makes the method. For x of shape (N, C, space) the numbers that share one μ and σ² are, of
+What S is makes the method. For x of shape (N, C, space) the values that share one μ and σ² are, of
     BatchNorm       a channel: all samples, all positions       Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1, §3.2
     LayerNorm       a sample: all its features                  Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 3
     InstanceNorm    a channel of a sample: all its positions    Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._channel_norm import _ChannelNorm, check_channels, check_eps, check_size
+from ._channel_norm import _ChannelNorm, check_channels, check_eps, check_floating, check_size
 from ._standardize import standardize
 
 
@@ -32,12 +32,12 @@ class BatchNorm1d(_ChannelNorm):
         num_features: C.
         eps: ε.
         momentum: weight of the new batch in the running statistics; None makes them the plain average of all batches.
-        affine: learn γ and β, one of each per channel?
-        track_running_stats: keep running statistics? Without them evaluation uses the batch's own, too.
+        affine: if True, γ and β are learned, one of each per channel.
+        track_running_stats: if True, running statistics are kept; without them evaluation uses the batch's own, too.
 
     Raises:
-        ValueError: an argument out of range; an input of other dimensions or channels; a single value per channel where
-            the batch's statistics are asked for.
+        ValueError: an argument out of range; an input of other dimensions or channels, or not of floating point; a
+            single value per channel where the batch's statistics are needed.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1 and 2.
     """
@@ -84,12 +84,12 @@ class InstanceNorm1d(_InstanceNorm):
         num_features: C.
         eps: ε.
         momentum: weight of the new batch in the running statistics; None makes them the plain average of all batches.
-        affine: learn γ and β, one of each per channel?
-        track_running_stats: keep batch averages of the statistics, and normalize by them in evaluation?
+        affine: if True, γ and β are learned, one of each per channel.
+        track_running_stats: if True, averages of the statistics over batches are kept, and normalize in evaluation.
 
     Raises:
-        ValueError: an argument out of range; an input of other dimensions or channels; a single position where the
-            sample's own statistics are asked for.
+        ValueError: an argument out of range; an input of other dimensions or channels, or not of floating point; a
+            single position where the sample's own statistics are needed.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
@@ -119,13 +119,14 @@ class LayerNorm(nn.Module):
     """Layer normalization over the trailing dimensions; every feature has its own γ and β.
 
     Args:
-        normalized_shape: sizes of the trailing dimensions that are normalized together; one number for the last alone.
+        normalized_shape: sizes of the trailing dimensions that are normalized together; an integer for the last alone.
         eps: ε.
-        elementwise_affine: learn γ and β?
-        bias: learn β (with `elementwise_affine`)?
+        elementwise_affine: if True, γ is learned, and β with `bias`.
+        bias: if True, β is learned (with `elementwise_affine`).
 
     Raises:
-        ValueError: an argument out of range; an input that does not end in `normalized_shape`.
+        ValueError: an argument out of range; an input that does not end in `normalized_shape`, or is not of floating
+            point.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 3.
     """
@@ -147,6 +148,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.normalized_shape)) if elementwise_affine and bias else None  # β
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        check_floating(input)
         split = input.dim() - len(self.normalized_shape)
         if input.shape[split:] != self.normalized_shape:
             raise ValueError(f"expected an input ending in {self.normalized_shape}, got shape {tuple(input.shape)}")
@@ -166,10 +168,11 @@ class GroupNorm(nn.Module):
         num_groups: G; 1 is LayerNorm of the whole sample (with γ per channel), C is InstanceNorm.
         num_channels: C.
         eps: ε.
-        affine: learn γ and β, one of each per channel?
+        affine: if True, γ and β are learned, one of each per channel.
 
     Raises:
-        ValueError: an argument out of range, or C no multiple of G; an input without C channels in dimension 1.
+        ValueError: an argument out of range, or C no multiple of G; an input without C channels in dimension 1, or not
+            of floating point.
 
     Source: Wu & He 2018, arXiv:1803.08494, eq. 7.
     """
@@ -186,6 +189,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None  # β
 
     def forward(self, input: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
+        check_floating(input)
         check_channels(input, self.num_channels)
         groups = (self.num_groups, self.num_channels // self.num_groups)
         x = input.reshape(input.shape[0], *groups, math.prod(input.shape[2:]))

@@ -42,3 +42,9 @@ def check_tokens(name: str, tokens: Tensor, width: int) -> None:
     """Tokens of shape (batch, tokens, width)."""
     if tokens.dim() != 3 or tokens.shape[-1] != width:
         raise ValueError(f"expected {name} of shape (batch, tokens, {width}), got {tuple(tokens.shape)}")
+
+
+def check_floating(input: Tensor) -> None:
+    """An input of floating point, neither integer nor complex."""
+    if not input.is_floating_point():
+        raise ValueError(f"expected an input of floating point, got {input.dtype}")

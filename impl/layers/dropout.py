@@ -2,7 +2,7 @@
 
 Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, JMLR 15, §4.
 
-    y = r ⊙ x / (1 − p),    r_i ~ Bernoulli(1 − p), drawn anew at each call
+    y = r ⊙ x / (1 − p),    r_i ~ Bernoulli(1 − p), sampled anew at each call
 
 Convention: p is the probability to drop, as in torch; what is kept is divided by 1 − p in training, so evaluation is
 the identity.

@@ -1,11 +1,11 @@
-"""Gated linear units: one linear map of the input, passed through a nonlinearity, scales another feature by feature.
+"""Gated linear units: one projection of the input, passed through a nonlinearity, scales another feature by feature.
 
 GLU: Dauphin, Fan, Auli & Grangier 2016, arXiv:1612.08083, eq. 1.
 The feed-forward layers SwiGLU and GEGLU: Shazeer 2020, arXiv:2002.05202, eq. 6.
 
     GLU([a, b]) = a ⊗ σ(b)
     SwiGLU(x)   = (Swish(x W) ⊗ x V) W₂       Swish(z) = z σ(z)
-    GEGLU(x)    = (GELU(x W) ⊗ x V) W₂        GELU(z) = z Φ(z) = z/2 (1 + erf(z/√2))
+    GEGLU(x)    = (GELU(x W) ⊗ x V) W₂        GELU(z) = z Φ(z)
 
 Convention: GLU gates with the second half, as torch.nn.GLU does. W, V and W₂ are `gate_proj`, `up_proj` and `down_proj`
 as in LLaMA, without biases (Shazeer, eq. 6). The hidden width is 2/3 of the usual 4·in_features, rounded up, so that
@@ -14,10 +14,11 @@ three matrices cost what two did.
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .activation import GELU, swish
+from .checks import check_sizes
 from .linear import Linear
 
 
@@ -54,8 +55,8 @@ class SwiGLU(nn.Module):
         in_features: size of the last dimension of the input.
         hidden_features: width of the gate; default the smallest multiple of `multiple_of` from 8/3·in_features on.
         out_features: size of the last dimension of the output; default in_features.
-        bias: do the three linear maps add a bias?
-        multiple_of: what divides the default width.
+        bias: if True, each of the three projections adds a bias.
+        multiple_of: the default width is a multiple of it.
 
     Raises:
         ValueError: a size below 1, or an input whose last dimension is not `in_features`.
@@ -70,8 +71,9 @@ class SwiGLU(nn.Module):
         multiple_of: int = 1,
     ):
         super().__init__()
-        sizes = _sizes(in_features, hidden_features, out_features, multiple_of)
-        self.gate_proj, self.up_proj, self.down_proj = _projections(*sizes, bias)  # W, V, W₂
+        self.gate_proj, self.up_proj, self.down_proj = _projections(
+            in_features, hidden_features, out_features, bias, multiple_of
+        )
 
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.down_proj(swish(self.gate_proj(input)) * self.up_proj(input))
@@ -84,8 +86,8 @@ class GEGLU(nn.Module):
         in_features: size of the last dimension of the input.
         hidden_features: width of the gate; default the smallest multiple of `multiple_of` from 8/3·in_features on.
         out_features: size of the last dimension of the output; default in_features.
-        bias: do the three linear maps add a bias?
-        multiple_of: what divides the default width.
+        bias: if True, each of the three projections adds a bias.
+        multiple_of: the default width is a multiple of it.
         approximate: "none" for the exact GELU, "tanh" for the approximation that T5's and Gemma's code uses.
 
     Raises:
@@ -102,48 +104,23 @@ class GEGLU(nn.Module):
         approximate: str = "none",
     ):
         super().__init__()
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"expected approximate to be 'none' or 'tanh', got {approximate!r}")
-        sizes = _sizes(in_features, hidden_features, out_features, multiple_of)
-        self.gate_proj, self.up_proj, self.down_proj = _projections(*sizes, bias)  # W, V, W₂
-        self.approximate = approximate
+        self.gate_proj, self.up_proj, self.down_proj = _projections(
+            in_features, hidden_features, out_features, bias, multiple_of
+        )
+        self.gelu = GELU(approximate)
 
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        gelu = gelu_exact if self.approximate == "none" else gelu_tanh
-        return self.down_proj(gelu(self.gate_proj(input)) * self.up_proj(input))
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
+        return self.down_proj(self.gelu(self.gate_proj(input)) * self.up_proj(input))
 
 
-def swish(z: Tensor) -> Tensor:
-    return z * z.sigmoid()
-
-
-def gelu_exact(z: Tensor) -> Tensor:
-    return 0.5 * z * (1 + torch.erf(z / math.sqrt(2)))
-
-
-def gelu_tanh(z: Tensor) -> Tensor:
-    """Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2."""
-    return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z)))
-
-
-def _sizes(in_features, hidden_features, out_features, multiple_of):
-    """The three widths, defaults filled in."""
+def _projections(in_features, hidden_features, out_features, bias, multiple_of):
+    """W and V from the input to the hidden width, and W₂ from there to the output."""
     given = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
-    for name, size in (given | {"multiple_of": multiple_of}).items():
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} >= 1, got {size}")
+    check_sizes(multiple_of=multiple_of, **{name: size for name, size in given.items() if size is not None})
     if hidden_features is None:
         hidden_features = math.ceil(8 * in_features / (3 * multiple_of)) * multiple_of
-    return in_features, hidden_features, in_features if out_features is None else out_features
-
-
-def _projections(in_features, hidden_features, out_features, bias):
-    """W and V, which read the input, and W₂, which reads the gated features."""
     return (
         Linear(in_features, hidden_features, bias),
         Linear(in_features, hidden_features, bias),
-        Linear(hidden_features, out_features, bias),
+        Linear(hidden_features, in_features if out_features is None else out_features, bias),
     )

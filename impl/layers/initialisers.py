@@ -1,4 +1,4 @@
-"""Random starts that keep the variance of activations and gradients from layer to layer.
+"""Random initial weights that keep the variance of activations and gradients from layer to layer.
 
     Xavier    Var(w) = gain² · 2/(fan_in + fan_out)                  Glorot & Bengio 2010 (AISTATS), eq. 12 and 16
     Kaiming   Var(w) = gain²/fan, gain² = 2/(1 + a²) for a leaky ReLU of slope a
@@ -48,15 +48,15 @@ def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlin
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
     """w ~ N(mean, std²) under the condition a <= w <= b, by the inverse of the distribution function.
 
-    Convention: a and b are values, not multiples of std: the default cuts N(0, 0.02²) at 100 deviations.
+    Convention: a and b are values, not multiples of std: the default cuts N(0, 0.02²) at 100 standard deviations.
     """
     if std <= 0 or a >= b:
         raise ValueError(f"expected std > 0 and a < b, got std {std}, a {a}, b {b}")
     if math.isinf(a) and math.isinf(b):
         return tensor.normal_(mean, std)
-    # erf(z/√2) of a standard normal number z is uniform in (−1, 1).
+    # erf(z/√2) of a standard normal z is uniform in (−1, 1).
     low, high = (math.erf((bound - mean) / (std * math.sqrt(2))) for bound in (a, b))
-    inside = 1 - torch.finfo(tensor.dtype).eps  # a draw of exactly ±1, where bounds are far, would become infinite
+    inside = 1 - torch.finfo(tensor.dtype).eps  # a sample of exactly ±1, where bounds are far, would become infinite
     z = tensor.uniform_(low, high).clamp_(-inside, inside).erfinv_()
     return z.mul_(std * math.sqrt(2)).add_(mean).clamp_(a, b)
 
@@ -80,7 +80,7 @@ def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
 
 
 @torch.no_grad()
-def _uniform(tensor: Tensor, deviation: float) -> Tensor:
+def _uniform(tensor: Tensor, sigma: float) -> Tensor:
     """The variance of U(−g, g) is g²/3."""
-    bound = math.sqrt(3) * deviation
+    bound = math.sqrt(3) * sigma
     return tensor.uniform_(-bound, bound)

@@ -1,15 +1,18 @@
-"""Affine map y = x Wᵀ + b, the shared foundation of the layers that multiply by a matrix.
+"""Linear layer y = x Wᵀ + b, the shared foundation of the layers that multiply by a matrix.
 
-Convention: W is (out_features, in_features) as in torch.nn.Linear; W and b start uniform in ±1/√in_features.
+Convention: W is (out_features, in_features) as in torch.nn.Linear; W and b are initialised uniformly in
+±1/√in_features.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .checks import check_sizes
+
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b over the last dimension; the product is added to b as it is made, not in a pass of its own."""
+    """x Wᵀ + b over the last dimension; one call multiplies and adds b."""
     if bias is None:
         return input @ weight.T
     d_out, d_in = weight.shape
@@ -22,7 +25,7 @@ class Linear(nn.Module):
     Args:
         in_features: size of the last dimension of the input.
         out_features: size of the last dimension of the output.
-        bias: add b?
+        bias: if True, b is added.
 
     Raises:
         ValueError: a size below 1, or an input whose last dimension is not `in_features`.
@@ -30,9 +33,7 @@ class Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if size < 1:
-                raise ValueError(f"expected {name} >= 1, got {size}")
+        check_sizes(in_features=in_features, out_features=out_features)
         bound = in_features**-0.5
         self.in_features = in_features
         self.out_features = out_features

@@ -1,15 +1,16 @@
-"""Normalization: give a set S of a layer's numbers mean 0 and variance 1, then the scale γ and shift β it learns.
+"""Normalization: gives a set S of a layer's values mean 0 and variance 1, then a learned scale γ and shift β.
 
     y = γ (x − μ)/√(σ² + ε) + β,    μ = 1/m Σ_S x,    σ² = 1/m Σ_S (x − μ)²
 
-What S is makes the method. For x of shape (N, C, space) the numbers that share one μ and σ² are, of
+What S is makes the method. For x of shape (N, C, space) the values that share one μ and σ² are, of
     BatchNorm       a channel: all samples, all positions       Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1, §3.2
     LayerNorm       a sample: all its features                  Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 3
     InstanceNorm    a channel of a sample: all its positions    Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022
     GroupNorm       a group of neighbouring channels of a sample, all positions   Wu & He 2018, arXiv:1803.08494, eq. 7
 
 Convention: ε inside the root; σ² biased where it normalizes, unbiased in running_var (Ioffe & Szegedy, Alg. 2);
-momentum is the weight of the new batch, running ← (1 − momentum)·running + momentum·new, as in torch.
+momentum is the weight of the new batch, running ← (1 − momentum)·running + momentum·new, as in torch; the arithmetic is
+in float32 or wider.
 """
 
 import math
@@ -19,8 +20,80 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._channel_norm import _ChannelNorm, check_channels, check_eps, check_size
-from ._standardize import standardize
+from .checks import check_channels, check_floating, check_not_negative, check_sizes
+from .numerics import at_least_float32
+
+
+class _Norm(nn.Module):
+    """The equations; a subclass says what S is."""
+
+    def __init__(self, shape, eps, weight, bias):
+        super().__init__()
+        check_not_negative(eps=eps)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(shape)) if weight else None  # γ
+        self.bias = nn.Parameter(torch.zeros(shape)) if bias else None  # β
+
+    def statistics(self, x, over):
+        """μ and σ² over the dimensions of S; E[x²] − μ² would lose the digits of values far from 0."""
+        mean = x.mean(over, keepdim=True)
+        return mean, (x - mean).square().mean(over, keepdim=True)
+
+    def normalize(self, x, mean, variance, shape):
+        """y, with γ and β of a shape that broadcasts against x."""
+        y = (x - mean) * (at_least_float32(variance) + self.eps).rsqrt()
+        y = y if self.weight is None else y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
+
+
+class _ChannelNorm(_Norm):
+    """BatchNorm and InstanceNorm: γ and β per channel, and running statistics, which normalize in evaluation."""
+
+    dimensions: tuple[int, ...]  # that an input may have
+    apart: tuple[int, ...] = (1,)  # the dimensions that S does not extend over
+
+    def __init__(self, num_features: int, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+        check_sizes(num_features=num_features)
+        super().__init__(num_features, eps, affine, affine)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"expected momentum in [0, 1] or None, got {momentum}")
+        self.num_features, self.momentum = num_features, momentum
+        self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
+        self.register_buffer("running_var", torch.ones(num_features) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
+
+    def forward(self, input: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
+        check_floating(input)
+        if input.dim() not in self.dimensions:
+            raise ValueError(f"expected an input of dimensions {self.dimensions}, got shape {tuple(input.shape)}")
+        check_channels(input, self.num_features)
+        x, shape = at_least_float32(input), (-1, *[1] * (input.dim() - 2))
+        if self.training or self.running_mean is None:
+            over = [dim for dim in range(input.dim()) if dim not in self.apart]
+            n = math.prod([input.shape[dim] for dim in over])  # |S|
+            if n < 2 or input.shape[0] == 0:
+                raise ValueError(f"expected more than 1 value per channel, got shape {tuple(input.shape)}")
+            mean, variance = self.statistics(x, over)
+            if self.running_mean is not None:
+                self._track(mean, variance * (n / (n - 1)))
+        else:
+            mean, variance = self.running_mean.reshape(shape), self.running_var.reshape(shape)
+        return self.normalize(x, mean, variance, shape).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean, variance):
+        self.num_batches_tracked += 1
+        for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+            step = new.mean([dim for dim in range(new.dim()) if dim != 1]) - running
+            running += step / self.num_batches_tracked if self.momentum is None else self.momentum * step
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        if self.num_batches_tracked is not None:  # states from before torch 0.4.1 do not count batches
+            state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}"
 
 
 class BatchNorm1d(_ChannelNorm):
@@ -32,12 +105,12 @@ class BatchNorm1d(_ChannelNorm):
         num_features: C.
         eps: ε.
         momentum: weight of the new batch in the running statistics; None makes them the plain average of all batches.
-        affine: learn γ and β, one of each per channel?
-        track_running_stats: keep running statistics? Without them evaluation uses the batch's own, too.
+        affine: if True, γ and β are learned, one of each per channel.
+        track_running_stats: if True, running statistics are kept; without them evaluation uses the batch's own, too.
 
     Raises:
-        ValueError: an argument out of range; an input of other dimensions or channels; a single value per channel where
-            the batch's statistics are asked for.
+        ValueError: an argument out of range; an input of other dimensions or channels, or not of floating point; a
+            single value per channel where the batch's statistics are needed.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1 and 2.
     """
@@ -64,16 +137,9 @@ class BatchNorm3d(_ChannelNorm):
 
 
 class _InstanceNorm(_ChannelNorm):
-    over = (2,)
+    apart = (0, 1)
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-    ):
+    def __init__(self, num_features: int, eps=1e-5, momentum=0.1, affine=False, track_running_stats=False):
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
 
@@ -84,12 +150,12 @@ class InstanceNorm1d(_InstanceNorm):
         num_features: C.
         eps: ε.
         momentum: weight of the new batch in the running statistics; None makes them the plain average of all batches.
-        affine: learn γ and β, one of each per channel?
-        track_running_stats: keep batch averages of the statistics, and normalize by them in evaluation?
+        affine: if True, γ and β are learned, one of each per channel.
+        track_running_stats: if True, averages of the statistics over batches are kept, and normalize in evaluation.
 
     Raises:
-        ValueError: an argument out of range; an input of other dimensions or channels; a single position where the
-            sample's own statistics are asked for.
+        ValueError: an argument out of range; an input of other dimensions or channels, or not of floating point; a
+            single position where the sample's own statistics are needed.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
@@ -115,82 +181,72 @@ class InstanceNorm3d(_InstanceNorm):
     dimensions = (5,)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(_Norm):
     """Layer normalization over the trailing dimensions; every feature has its own γ and β.
 
     Args:
-        normalized_shape: sizes of the trailing dimensions that are normalized together; one number for the last alone.
+        normalized_shape: sizes of the trailing dimensions that are normalized together; an integer for the last alone.
         eps: ε.
-        elementwise_affine: learn γ and β?
-        bias: learn β (with `elementwise_affine`)?
+        elementwise_affine: if True, γ is learned, and β with `bias`.
+        bias: if True, β is learned (with `elementwise_affine`).
 
     Raises:
-        ValueError: an argument out of range; an input that does not end in `normalized_shape`.
+        ValueError: an argument out of range; an input that does not end in `normalized_shape`, or is not of floating
+            point.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 3.
     """
 
-    def __init__(
-        self,
-        normalized_shape: int | Sequence[int],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
-    ):
-        super().__init__()
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        if not self.normalized_shape or min(self.normalized_shape) < 1:
+    def __init__(self, normalized_shape: int | Sequence[int], eps=1e-5, elementwise_affine=True, bias=True):
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        if not shape or min(shape) < 1:
             raise ValueError(f"expected normalized_shape of sizes >= 1, got {normalized_shape}")
-        check_eps(eps)
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(self.normalized_shape)) if elementwise_affine and bias else None  # β
+        super().__init__(shape, eps, elementwise_affine, elementwise_affine and bias)
+        self.normalized_shape = shape
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        split = input.dim() - len(self.normalized_shape)
-        if input.shape[split:] != self.normalized_shape:
+        check_floating(input)
+        trailing = len(self.normalized_shape)
+        if input.shape[-trailing:] != self.normalized_shape:
             raise ValueError(f"expected an input ending in {self.normalized_shape}, got shape {tuple(input.shape)}")
-        width = math.prod(self.normalized_shape)
-        x = input.reshape(math.prod(input.shape[:split]), width)
-        output, _, _ = standardize(x, self.weight, self.bias, (1, width), over=(1,), eps=self.eps)
-        return output.reshape(input.shape)
+        x = at_least_float32(input)
+        statistics = self.statistics(x, tuple(range(-trailing, 0)))
+        return self.normalize(x, *statistics, self.normalized_shape).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(_Norm):
     """Group normalization of (N, C, *): one mean and variance per group of C/G neighbouring channels of each sample.
 
     Args:
         num_groups: G; 1 is LayerNorm of the whole sample (with γ per channel), C is InstanceNorm.
         num_channels: C.
         eps: ε.
-        affine: learn γ and β, one of each per channel?
+        affine: if True, γ and β are learned, one of each per channel.
 
     Raises:
-        ValueError: an argument out of range, or C no multiple of G; an input without C channels in dimension 1.
+        ValueError: an argument out of range, or C no multiple of G; an input without C channels in dimension 1, or not
+            of floating point.
 
     Source: Wu & He 2018, arXiv:1803.08494, eq. 7.
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
-        super().__init__()
-        check_size("num_groups", num_groups)
-        check_size("num_channels", num_channels)
-        check_eps(eps)
+    def __init__(self, num_groups: int, num_channels: int, eps=1e-5, affine=True):
+        check_sizes(num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
             raise ValueError(f"expected num_channels to be a multiple of num_groups = {num_groups}, got {num_channels}")
-        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
-        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None  # β
+        super().__init__(num_channels, eps, affine, affine)
+        self.num_groups, self.num_channels = num_groups, num_channels
 
     def forward(self, input: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
+        check_floating(input)
         check_channels(input, self.num_channels)
-        groups = (self.num_groups, self.num_channels // self.num_groups)
-        x = input.reshape(input.shape[0], *groups, math.prod(input.shape[2:]))
-        output, _, _ = standardize(x, self.weight, self.bias, (1, *groups, 1), over=(2, 3), eps=self.eps)
-        return output.reshape(input.shape)
+        x = at_least_float32(input).unflatten(1, (self.num_groups, -1))  # N G C/G *
+        statistics = self.statistics(x, tuple(range(2, x.dim())))
+        y = self.normalize(x, *statistics, (self.num_groups, -1, *[1] * (input.dim() - 2)))
+        return y.flatten(1, 2).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.weight is not None}"

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .checks import check_not_negative
+from .numerics import at_least_float32
+
 
 class RMSNorm(nn.Module):
     """Divides each vector by its root mean square; float32 or wider inside.
@@ -23,12 +26,11 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, eps: float):
         super().__init__()
-        if eps < 0:
-            raise ValueError(f"expected eps >= 0, got {eps}")
+        check_not_negative(eps=eps)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, input: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = at_least_float32(input)
         x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return self.weight * x.to(input.dtype)

@@ -9,7 +9,7 @@ from spec import data
 
 
 def network(activation, widths: list[int], seed: int, gain: float | None = None) -> nn.Sequential:
-    """Linear layers with activations between; with a gain, weights N(0, gain²/fan_in) and no biases at the start."""
+    """Linear layers with activations between; with a gain, weights N(0, gain²/fan_in) and biases of 0."""
     torch.manual_seed(seed)
     layers = []
     for fan_in, fan_out in zip(widths[:-1], widths[1:]):
@@ -135,18 +135,18 @@ def test_elu_units_have_means_nearer_zero():
 
 @pytest.mark.item("gelu")
 def test_gelu_is_the_mean_of_a_stochastic_mask():
-    """E[m·x] = GELU(x) for m ~ Bernoulli(Φ(x)): the mean over 200,000 draws lies within 5 standard errors.
+    """E[m·x] = GELU(x) for m ~ Bernoulli(Φ(x)): the mean over 200,000 samples lies within 5 standard errors.
 
     Source: Hendrycks & Gimpel 2016, §2: the expected transformation of a stochastic regulariser.
-    Measured: largest deviation of 17 points in standard errors, seeds 0-5: 1.9-3.1 right; 57 for x·σ(1.702x), 562 for
+    Measured: largest error of 17 points in standard errors, seeds 0-5: 1.9-3.1 right; 57 for x·σ(1.702x), 562 for
         SiLU. Over all seeds a correct GELU would raise a false alarm with probability 1e-5.
     """
     x = torch.linspace(-3, 3, 17, dtype=torch.float64)
     keep = torch.special.ndtr(x)
-    draws = 200_000
-    masks = torch.rand(draws, 17, generator=torch.Generator().manual_seed(0)) < keep
+    samples = 200_000
+    masks = torch.rand(samples, 17, generator=torch.Generator().manual_seed(0)) < keep
     mean = x * masks.double().mean(0)
-    error = x.abs() * (keep * (1 - keep) / draws).sqrt() + 1e-12
+    error = x.abs() * (keep * (1 - keep) / samples).sqrt() + 1e-12
     assert ((mean - GELU()(x)).abs() / error).max() < 5
 
 
@@ -218,7 +218,7 @@ def test_mish_trains_deeper_networks_than_silu():
 
 
 class Gated(nn.Module):
-    """value(x) · gate(weigh(x)): features scaled by numbers between 0 and 1."""
+    """value(x) · gate(weigh(x)): features scaled by factors between 0 and 1."""
 
     def __init__(self, width: int, gate: nn.Module):
         super().__init__()

@@ -18,7 +18,7 @@ def network(norm, activation, depth, width):
 
 
 def trained(build, rate, steps, batch, momentum=0.0, shape=(64,)):
-    """A model after stochastic gradient descent on the digits; the same start and batches for every `build`."""
+    """A model after stochastic gradient descent on the digits; same initial weights and batches for every `build`."""
     images, labels, _, _ = digits()
     torch.manual_seed(0)
     model = build()

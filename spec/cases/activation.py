@@ -29,7 +29,7 @@ CASES = [
         lambda: LeakyReLU(0.2),
         bad={
             "an infinite slope": Bad(call=lambda: LeakyReLU(float("inf")), mentions=("negative_slope", "inf")),
-            "a slope that is no number": Bad(call=lambda: LeakyReLU(float("nan")), mentions=("negative_slope", "nan")),
+            "a slope of NaN": Bad(call=lambda: LeakyReLU(float("nan")), mentions=("negative_slope", "nan")),
         },
     ),
     _plain("leaky-relu", "LeakyReLU, slope above 1", lambda: LeakyReLU(1.5)),
@@ -41,7 +41,7 @@ CASES = [
         inputs=_images,
         bad={
             "no parameters": Bad(call=lambda: PReLU(0), mentions=("num_parameters", "0")),
-            "an infinite start": Bad(call=lambda: PReLU(3, init=float("inf")), mentions=("init", "inf")),
+            "an infinite initial value": Bad(call=lambda: PReLU(3, init=float("inf")), mentions=("init", "inf")),
             "other channels": Bad(call=lambda: PReLU(3)(torch.ones(2, 4, 3)), mentions=("3", "(2, 4, 3)")),
             "three channels for two": Bad(call=lambda: PReLU(2)(torch.ones(2, 3)), mentions=("2", "(2, 3)")),
             "no channels": Bad(call=lambda: PReLU(3)(torch.ones(3)), mentions=("3", "(3,)")),

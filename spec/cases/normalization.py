@@ -22,7 +22,7 @@ NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 
 
 def _inputs(*shape):
-    """Normal numbers whose mean and spread differ from channel to channel."""
+    """Normal values whose mean and spread differ from channel to channel."""
 
     def make():
         channels = torch.arange(1.0, shape[1] + 1).reshape(-1, *(1 for _ in shape[2:]))

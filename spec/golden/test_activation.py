@@ -1,4 +1,4 @@
-"""Activation functions beside torch.nn, mpmath, scipy and jax."""
+"""Activation functions against torch.nn, mpmath, scipy and jax."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from spec import laws
 from spec.golden import load
 
 
-def slope(function, x, order=1):
+def derivative(function, x, order=1):
     """The first or second derivative of an elementwise function."""
     x = x.clone().requires_grad_()
     (found,) = torch.autograd.grad(function(x).sum(), x, create_graph=order > 1)
@@ -33,9 +33,9 @@ def check_tail(golden, function):
 
 
 def check_minimum(golden, function, prefix=""):
-    place = golden[f"{prefix}argmin"]
-    golden.check(f"{prefix}minimum", function(place))
-    laws.assert_close(slope(function, place), torch.zeros_like(place), what="slope at the minimum")
+    argmin = golden[f"{prefix}argmin"]
+    golden.check(f"{prefix}minimum", function(argmin))
+    laws.assert_close(derivative(function, argmin), torch.zeros_like(argmin), what="derivative at the minimum")
 
 
 # ---------------------------------------------------------------------------------------------- rectifiers
@@ -49,7 +49,7 @@ def test_leaky_relu_agrees_with_torch_and_arithmetic():
     """
     golden = load("leaky-relu")
     golden.check("y", LeakyReLU(0.2)(golden["x"]))
-    golden.check("slope", slope(LeakyReLU(0.2), golden["smooth_x"]))
+    golden.check("slope", derivative(LeakyReLU(0.2), golden["smooth_x"]))
 
 
 @pytest.mark.item("leaky-relu")
@@ -80,7 +80,7 @@ def test_prelu_agrees_with_torch_and_flax(name):
 
 
 @pytest.mark.item("prelu")
-def test_prelu_starts_with_a_second_moment_of_17_32():
+def test_a_new_prelu_has_a_second_moment_of_17_32():
     """For z ~ N(0, 1) and the initial a = 1/4: E f(z)² = (1 + a²)/2 = 17/32.
 
     Source: He et al. 2015, eq. 15, with the a_i = 0.25 of §2.1.
@@ -90,14 +90,14 @@ def test_prelu_starts_with_a_second_moment_of_17_32():
 
 @pytest.mark.item("elu")
 def test_elu_agrees_with_torch_and_arithmetic():
-    """ELU with α = 1.5, its slope and its curvature on [−8, 8] are torch's, and 30-digit arithmetic's.
+    """ELU with α = 1.5, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
     Source: Clevert, Unterthiner & Hochreiter 2015, §3.
     """
     golden = load("elu")
     golden.check("y", ELU(1.5)(golden["x"]))
-    golden.check("slope", slope(ELU(1.5), golden["smooth_x"]))
-    golden.check("curvature", slope(ELU(1.5), golden["smooth_x"], order=2))
+    golden.check("slope", derivative(ELU(1.5), golden["smooth_x"]))
+    golden.check("curvature", derivative(ELU(1.5), golden["smooth_x"], order=2))
 
 
 @pytest.mark.item("elu")
@@ -123,38 +123,38 @@ def test_elu_is_precise_near_zero_in_float32():
 
 @pytest.mark.item("gelu")
 def test_gelu_agrees_with_torch_and_arithmetic():
-    """GELU, its slope and its curvature on [−8, 8] are torch's, and 30-digit arithmetic's.
+    """GELU, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
     Source: Hendrycks & Gimpel 2016, §2.
     """
     golden = load("gelu")
     golden.check("y", GELU()(golden["x"]))
-    golden.check("slope", slope(GELU(), golden["smooth_x"]))
-    golden.check("curvature", slope(GELU(), golden["smooth_x"], order=2))
+    golden.check("slope", derivative(GELU(), golden["smooth_x"]))
+    golden.check("curvature", derivative(GELU(), golden["smooth_x"], order=2))
 
 
 @pytest.mark.item("gelu")
 def test_gelu_tanh_agrees_with_torch_and_arithmetic():
-    """The tanh approximation, its slope and its curvature on [−8, 8] are torch's, and 30-digit arithmetic's.
+    """The tanh approximation, its derivative and second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
     Source: Hendrycks & Gimpel 2016, §2.
     """
     golden = load("gelu")
     golden.check("tanh_y", GELU("tanh")(golden["x"]))
-    golden.check("tanh_slope", slope(GELU("tanh"), golden["smooth_x"]))
-    golden.check("tanh_curvature", slope(GELU("tanh"), golden["smooth_x"], order=2))
+    golden.check("tanh_slope", derivative(GELU("tanh"), golden["smooth_x"]))
+    golden.check("tanh_curvature", derivative(GELU("tanh"), golden["smooth_x"], order=2))
 
 
 @pytest.mark.item("gelu")
 def test_gelu_extrema_are_where_calculus_puts_them():
-    """Minimum −0.16997 at −0.75179 (tanh: −0.17004 at −0.75246), steepest slope 1.12890 at √2.
+    """Minimum −0.16997 at −0.75179 (tanh: −0.17004 at −0.75246), largest derivative 1.12890 at √2.
 
     Source: Hendrycks & Gimpel 2016, §2; roots of GELU′ and GELU″ = (2 − x²)φ(x) with 30 digits.
     """
     golden = load("gelu")
     check_minimum(golden, GELU())
     check_minimum(golden, GELU("tanh"), prefix="tanh_")
-    golden.check("steepest", slope(GELU(), golden["steepest_x"]))
+    golden.check("steepest", derivative(GELU(), golden["steepest_x"]))
 
 
 @pytest.mark.item("gelu")
@@ -181,25 +181,25 @@ def test_gelu_has_known_moments():
 
 @pytest.mark.item("silu")
 def test_silu_agrees_with_torch_and_arithmetic():
-    """SiLU, its slope and its curvature on [−8, 8] are torch's, and 30-digit arithmetic's.
+    """SiLU, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
     Source: Elfwing, Uchibe & Doya 2017, §2.1.
     """
     golden = load("silu")
     golden.check("y", SiLU()(golden["x"]))
-    golden.check("slope", slope(SiLU(), golden["smooth_x"]))
-    golden.check("curvature", slope(SiLU(), golden["smooth_x"], order=2))
+    golden.check("slope", derivative(SiLU(), golden["smooth_x"]))
+    golden.check("curvature", derivative(SiLU(), golden["smooth_x"], order=2))
 
 
 @pytest.mark.item("silu")
 def test_silu_extrema_are_where_the_paper_puts_them():
-    """Minimum −0.27846 at −1.27846, steepest slope 1.09984 at 2.39936.
+    """Minimum −0.27846 at −1.27846, largest derivative 1.09984 at 2.39936.
 
     Source: Elfwing, Uchibe & Doya 2017, §2.1: ≈ −0.28 for z ≈ −1.28, the dSiLU's maximum ≈ 1.1 for z ≈ 2.4.
     """
     golden = load("silu")
     check_minimum(golden, SiLU())
-    golden.check("steepest", slope(SiLU(), golden["steepest_x"]))
+    golden.check("steepest", derivative(SiLU(), golden["steepest_x"]))
     laws.assert_close(SiLU()(golden["argmin"]), golden["argmin"] + 1, what="f* = x* + 1")
 
 
@@ -223,7 +223,7 @@ def test_silu_is_precise_in_its_left_tail_in_float32():
 
 @pytest.mark.item("silu")
 def test_swish_agrees_with_torch_and_jax():
-    """Swish with a trainable β = −0.75: value, slope and ∂/∂β are those of torch's SiLU(βx)/β and of jax.
+    """Swish with a trainable β = −0.75: value, derivative and ∂/∂β are those of torch's SiLU(βx)/β and of jax.
 
     Source: Ramachandran, Zoph & Le 2017, §3.
     """
@@ -241,25 +241,25 @@ def test_swish_agrees_with_torch_and_jax():
 
 @pytest.mark.item("mish")
 def test_mish_agrees_with_torch_and_arithmetic():
-    """Mish, its slope and its curvature on [−8, 8] are torch's, and 30-digit arithmetic's.
+    """Mish, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
     Source: Misra 2019, eq. 1.
     """
     golden = load("mish")
     golden.check("y", Mish()(golden["x"]))
-    golden.check("slope", slope(Mish(), golden["smooth_x"]))
-    golden.check("curvature", slope(Mish(), golden["smooth_x"], order=2))
+    golden.check("slope", derivative(Mish(), golden["smooth_x"]))
+    golden.check("curvature", derivative(Mish(), golden["smooth_x"], order=2))
 
 
 @pytest.mark.item("mish")
 def test_mish_extrema_are_where_the_paper_puts_them():
-    """Minimum −0.30884 at −1.19243, steepest slope 1.08850 at 1.4907.
+    """Minimum −0.30884 at −1.19243, largest derivative 1.08850 at 1.4907.
 
     Source: Misra 2019, §3: range ≈ [−0.31, ∞), the minimum ≈ −0.30884 at x ≈ −1.1924.
     """
     golden = load("mish")
     check_minimum(golden, Mish())
-    golden.check("steepest", slope(Mish(), golden["steepest_x"]))
+    golden.check("steepest", derivative(Mish(), golden["steepest_x"]))
 
 
 @pytest.mark.item("mish")
@@ -285,15 +285,15 @@ def test_mish_is_precise_in_its_left_tail_in_float32():
 
 @pytest.mark.item("hard-sigmoid")
 def test_hard_sigmoid_agrees_with_torch_and_jax():
-    """Hardsigmoid and its slope on [−8, 8] are torch's and jax's.
+    """Hardsigmoid and its derivative on [−8, 8] are torch's and jax's.
 
     Source: Howard et al. 2019, §5.2.
-    Convention: at ±3 the slope is torch's. (Its float64 slope is 1/6 in float32, hence the tolerance.)
+    Convention: at ±3 the derivative is torch's. (In float64 torch's is 1/6 rounded to float32, hence the tolerance.)
     """
     golden = load("hard-sigmoid")
     golden.check("y", Hardsigmoid()(golden["x"]))
-    golden.check("slope", slope(Hardsigmoid(), golden["x"][golden["smooth"]]))
-    golden.check("slope_at_minus_3_and_3", slope(Hardsigmoid(), golden["x"][~golden["smooth"]]))
+    golden.check("slope", derivative(Hardsigmoid(), golden["x"][golden["smooth"]]))
+    golden.check("slope_at_minus_3_and_3", derivative(Hardsigmoid(), golden["x"][~golden["smooth"]]))
 
 
 @pytest.mark.item("hard-sigmoid")
@@ -310,14 +310,14 @@ def test_hard_sigmoid_has_known_moments_and_distance():
 
 @pytest.mark.item("hard-swish")
 def test_hard_swish_agrees_with_torch_and_jax():
-    """Hardswish and its slope on [−8, 8] are torch's and jax's.
+    """Hardswish and its derivative on [−8, 8] are torch's and jax's.
 
-    Source: Howard et al. 2019, §5.2.  Convention: at ±3 the slope is torch's.
+    Source: Howard et al. 2019, §5.2.  Convention: at ±3 the derivative is torch's.
     """
     golden = load("hard-swish")
     golden.check("y", Hardswish()(golden["x"]))
-    golden.check("slope", slope(Hardswish(), golden["x"][golden["smooth"]]))
-    golden.check("slope_at_minus_3_and_3", slope(Hardswish(), golden["x"][~golden["smooth"]]))
+    golden.check("slope", derivative(Hardswish(), golden["x"][golden["smooth"]]))
+    golden.check("slope_at_minus_3_and_3", derivative(Hardswish(), golden["x"][~golden["smooth"]]))
 
 
 @pytest.mark.item("hard-swish")

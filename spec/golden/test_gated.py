@@ -11,20 +11,20 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def slopes(module, golden, suffix=""):
+def check_gradients(module, golden, suffix=""):
     """Check output and the gradients of input and weights against the frozen ones."""
     x = golden["x"].requires_grad_()
     y = module(x)
     golden.check(f"y{suffix}", y)
     names = [n for n, _ in module.named_parameters()]
     found = torch.autograd.grad(y, [x, *module.parameters()], golden["cotangent"])
-    for name, slope in zip(["x", *names], found):
-        golden.check(f"slope{suffix}.{name}", slope)
+    for name, gradient in zip(["x", *names], found):
+        golden.check(f"slope{suffix}.{name}", gradient)
 
 
 @pytest.mark.item("glu")
 @pytest.mark.parametrize(("dim", "name"), [(-1, "last"), (1, "channels")])
-def test_glu_values_and_slopes(dim, name):
+def test_glu_values_and_gradients(dim, name):
     """a ⊗ σ(b) and its gradient, from deep saturation to the middle of the gate, over features and over channels.
 
     Source: Dauphin et al. 2016, eq. 1 and 3.
@@ -33,8 +33,8 @@ def test_glu_values_and_slopes(dim, name):
     x = golden[f"x_{name}"].requires_grad_()
     y = GLU(dim)(x)
     golden.check(f"y_{name}", y)
-    (slope,) = torch.autograd.grad(y, x, golden[f"cotangent_{name}"])
-    golden.check(f"slope_{name}", slope)
+    (gradient,) = torch.autograd.grad(y, x, golden[f"cotangent_{name}"])
+    golden.check(f"slope_{name}", gradient)
 
 
 @pytest.mark.item("swiglu")
@@ -46,7 +46,7 @@ def test_swiglu_is_llamas_layer():
     golden = load("swiglu")
     module = SwiGLU(5, 7).double()
     module.load_state_dict(golden.state_dict("weights"))
-    slopes(module, golden)
+    check_gradients(module, golden)
 
 
 @pytest.mark.item("swiglu")
@@ -78,7 +78,7 @@ def test_geglu_is_gemmas_layer(approximate, suffix):
     golden = load("geglu")
     module = GEGLU(5, 7, approximate=approximate).double()
     module.load_state_dict(golden.state_dict("weights"))
-    slopes(module, golden, suffix)
+    check_gradients(module, golden, suffix)
 
 
 @pytest.mark.item("geglu")

@@ -86,7 +86,7 @@ def test_layer_norm_agrees(tag, trailing):
 
 @pytest.mark.item("layer-norm")
 def test_layer_norm_of_one_two_three_four():
-    """LN([1, 2, 3, 4]) = [−3, −1, 1, 3]/√5 for ε = 0: the deviations ∓3/2, ∓1/2 over σ = √5/2.
+    """LN([1, 2, 3, 4]) = [−3, −1, 1, 3]/√5 for ε = 0: centred values ∓3/2, ∓1/2 over σ = √5/2.
 
     Source: Ba, Kiros & Hinton 2016, eq. 3, worked by hand.  Convention: biased variance, 5/4 and not 5/3.
     """

@@ -19,7 +19,7 @@ def line(low=-8.0, high=8.0, step=1 / 64):
     return torch.arange(round((high - low) / step) + 1, dtype=torch.float64) * step + low
 
 
-def slope(function, x):
+def derivative(function, x):
     """dy/dx of an elementwise function."""
     x = x.detach().clone().requires_grad_()
     (found,) = torch.autograd.grad(function(x).sum(), x)
@@ -59,8 +59,8 @@ TWICE_DIFFERENTIABLE = [p for p in EVERY_ONE if p.id != "Hardsigmoid"]
 
 
 @pytest.mark.parametrize("build", EVERY_ONE)
-def test_each_number_is_transformed_by_itself(build):
-    """y_i depends on x_i and on no other number: the Jacobian is diagonal.
+def test_each_element_is_transformed_by_itself(build):
+    """y_i depends on x_i and on no other element: the Jacobian is diagonal.
 
     Source: every one of the papers defines a function of one real number.
     """
@@ -123,7 +123,7 @@ def test_far_from_zero_values_and_gradients_are_finite(build, left, left_slope, 
     """
     x = torch.tensor(FAR)
     laws.assert_close(build()(x), torch.where(x > 0, x, left(x)))
-    laws.assert_close(slope(build(), x), torch.where(x > 0, right_slope, left_slope))
+    laws.assert_close(derivative(build(), x), torch.where(x > 0, right_slope, left_slope))
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_leaky_relu_is_max_plus_scaled_min(x, a):
 
 @pytest.mark.item("leaky-relu")
 def test_leaky_relu_default_slope_is_one_hundredth():
-    """LeakyReLU(−3) = −0.03: the slope is 0.01 unless one says otherwise.
+    """LeakyReLU(−3) = −0.03: the slope is 0.01 by default.
 
-    Source: Maas, Hannun & Ng 2013, §2.  Convention: some libraries start at 0.2 or 0.3.
+    Source: Maas, Hannun & Ng 2013, §2.  Convention: some libraries have 0.2 or 0.3.
     """
     laws.assert_close(LeakyReLU()(torch.tensor([-3.0, 3.0])), torch.tensor([-0.03, 3.0]))
-    laws.assert_close(slope(LeakyReLU(), torch.tensor([-3.0, 3.0])), torch.tensor([0.01, 1.0]))
+    laws.assert_close(derivative(LeakyReLU(), torch.tensor([-3.0, 3.0])), torch.tensor([0.01, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,14 @@ def test_leaky_relu_is_undone_by_the_reciprocal_slope(x, a):
         (pytest.mark.item("elu"), "ELU", lambda: ELU(1.05)),
     ),
 )
-def test_positive_numbers_pass_bit_for_bit(build):
+def test_positive_values_pass_bitwise_equal(build):
     """f(x) = x and f′(x) = 1 exactly for x > 0, in float32 too.
 
     Source: the identity branch of each definition; a + (1 − a) rounds for a = 1.05 in float32.
     """
     x = torch.rand(500, generator=torch.Generator().manual_seed(3)) * 9 + 1e-3
     laws.assert_same(build()(x), x)
-    laws.assert_same(slope(build(), x), torch.ones_like(x))
+    laws.assert_same(derivative(build(), x), torch.ones_like(x))
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,13 @@ def test_positive_numbers_pass_bit_for_bit(build):
 def test_at_the_kink_the_left_slope_counts(build, left):
     """f(0) = 0 and f′(0) is the slope of the left side: a, or α.
 
-    Convention: torch's; any number between the two slopes is a subgradient.
+    Convention: torch's; any value between the two slopes is a subgradient.
     """
     zero = torch.tensor([0.0, -0.0], dtype=torch.float64)
     laws.assert_same(build().double()(zero) + 0.0, zero.abs())
-    laws.assert_close(slope(build().double(), zero), torch.full_like(zero, left), rtol=1e-7, because="a is float32")
+    laws.assert_close(
+        derivative(build().double(), zero), torch.full_like(zero, left), rtol=1e-7, because="a is float32"
+    )
 
 
 @pytest.mark.item("leaky-relu")
@@ -308,7 +310,7 @@ def test_prelu_scales_negatives_by_their_channels_slope(shape):
 @pytest.mark.item("prelu")
 @pytest.mark.parametrize("shape", CHANNELS_IN_DIMENSION_ONE, ids=str)
 def test_prelu_slope_gradient_sums_over_batch_and_positions(shape):
-    """∂L/∂a_c = Σ_{n,h,w} ∂L/∂f · min(0, y): a sum, not a mean, one number a channel.
+    """∂L/∂a_c = Σ_{n,h,w} ∂L/∂f · min(0, y): a sum, not a mean, one value per channel.
 
     Source: He et al. 2015, eq. 3 and the sum over all positions of the feature map below it.
     """
@@ -342,12 +344,12 @@ def test_prelu_input_gradient_is_one_or_the_slope():
     module = laws.randomise(PReLU(3).double(), seed=11)
     x = torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
     expected = torch.where(x > 0, 1.0, per_channel(module.weight.detach(), 4))
-    laws.assert_close(slope(module, x), expected)
+    laws.assert_close(derivative(module, x), expected)
 
 
 @pytest.mark.item("prelu")
-def test_prelu_starts_at_a_quarter_and_counts_few_parameters():
-    """One slope of 0.25 a channel, or one in all: C (or 1) extra parameters, learned.
+def test_prelu_is_initialised_to_a_quarter_and_has_few_parameters():
+    """PReLU has one slope per channel, or one in all, initialised to 0.25 and learned: C (or 1) extra parameters.
 
     Source: He et al. 2015, §2.1: the initialisation a_i = 0.25, and the number of extra parameters.
     """
@@ -411,12 +413,12 @@ def test_elu_is_identity_or_scaled_exponential(x, alpha):
 
 @pytest.mark.item("elu")
 @given(x=tensors(shapes(), low=-10, high=0), alpha=floats(0.0625, 3))
-def test_elu_slope_is_the_value_plus_alpha(x, alpha):
+def test_elu_derivative_is_the_value_plus_alpha(x, alpha):
     """f′(x) = f(x) + α for x ≤ 0, hence f″ = f′ for x < 0.
 
-    Source: Clevert, Unterthiner & Hochreiter 2015, §3, the derivative beside the definition.
+    Source: Clevert, Unterthiner & Hochreiter 2015, §3, the derivative next to the definition.
     """
-    laws.assert_close(slope(ELU(alpha), x), ELU(alpha)(x) + alpha)
+    laws.assert_close(derivative(ELU(alpha), x), ELU(alpha)(x) + alpha)
     left = x[x < 0]
     laws.assert_close(curvature(ELU(alpha), left), ELU(alpha)(left) + alpha)
 
@@ -431,23 +433,23 @@ def test_elu_is_smooth_at_zero_only_for_alpha_one(alpha):
     x = torch.tensor([-1e-8, 1e-8], dtype=torch.float64)
     laws.assert_close(ELU(alpha)(x), torch.tensor([-alpha * 1e-8, 1e-8], dtype=torch.float64), atol=1e-15)
     expected = torch.tensor([alpha, 1.0], dtype=torch.float64)
-    laws.assert_close(slope(ELU(alpha), x), expected, rtol=1e-7, because="f′(−1e-8) = α(1 − 1e-8)")
+    laws.assert_close(derivative(ELU(alpha), x), expected, rtol=1e-7, because="f′(−1e-8) = α(1 − 1e-8)")
 
 
 @pytest.mark.item("elu")
 def test_elu_saturates_at_minus_alpha():
-    """f(x) → −α with vanishing slope: exactly −α and a slope of exactly 0 at x = −200, and never below −α.
+    """f(x) → −α with vanishing derivative: exactly −α and a derivative of exactly 0 at x = −200, and never below −α.
 
     Source: Clevert, Unterthiner & Hochreiter 2015, §3: α controls the value to which an ELU saturates.
     """
     far = torch.tensor([-200.0, -1e4])
     laws.assert_same(ELU(0.75)(far), torch.full((2,), -0.75))
-    laws.assert_same(slope(ELU(0.75), far).abs(), torch.zeros(2))
+    laws.assert_same(derivative(ELU(0.75), far).abs(), torch.zeros(2))
     assert ELU(0.75)(line(-40, 40)).min() >= -0.75
 
 
 @pytest.mark.item("elu")
-def test_elu_keeps_the_digits_of_small_numbers():
+def test_elu_keeps_the_digits_of_small_values():
     """ELU(−10⁻⁶) = −9.999995·10⁻⁷ in float32: e^x − 1 taken as a difference has an error of 1.3 percent there.
 
     Source: e^x − 1 = x + x²/2 + …; the reason why expm1 exists.
@@ -597,12 +599,12 @@ def test_gelu_weights_the_input_by_its_percentile(x):
 
 @pytest.mark.item("gelu")
 @given(x=tensors(shapes()))
-def test_gelu_slope_is_percentile_plus_weighted_density(x):
+def test_gelu_derivative_is_percentile_plus_weighted_density(x):
     """GELU′(x) = Φ(x) + x·φ(x), and GELU″(x) = (2 − x²)·φ(x).
 
     Source: Hendrycks & Gimpel 2016, §2, differentiated; Φ′ = φ, φ′ = −xφ.
     """
-    laws.assert_close(slope(GELU(), x), torch.special.ndtr(x) + x * normal_density(x))
+    laws.assert_close(derivative(GELU(), x), torch.special.ndtr(x) + x * normal_density(x))
     laws.assert_close(curvature(GELU(), x), (2 - x * x) * normal_density(x))
 
 
@@ -616,7 +618,7 @@ def test_gelu_tanh_is_the_papers_approximation(x):
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     laws.assert_close(GELU("tanh")(x), x / 2 * (1 + inner.tanh()))
     width = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    laws.assert_close(slope(GELU("tanh"), x), (1 + inner.tanh()) / 2 + x / 2 * (1 - inner.tanh() ** 2) * width)
+    laws.assert_close(derivative(GELU("tanh"), x), (1 + inner.tanh()) / 2 + x / 2 * (1 - inner.tanh() ** 2) * width)
 
 
 @pytest.mark.item("gelu")
@@ -676,14 +678,14 @@ def test_silu_is_the_input_times_its_sigmoid(x):
 
 @pytest.mark.item("silu")
 @given(x=tensors(shapes()))
-def test_silu_slope_has_the_papers_form(x):
+def test_silu_derivative_has_the_papers_form(x):
     """SiLU′(x) = σ(x)·(1 + x·(1 − σ(x))) = SiLU(x) + σ(x)·(1 − SiLU(x)).
 
     Source: Elfwing, Uchibe & Doya 2017, §2.1, the dSiLU; Ramachandran et al. 2017, §2.1 writes the second form.
     """
     gate = 1 / (1 + torch.exp(-x))
-    laws.assert_close(slope(SiLU(), x), gate * (1 + x * (1 - gate)))
-    laws.assert_close(slope(SiLU(), x), SiLU()(x) + gate * (1 - SiLU()(x)))
+    laws.assert_close(derivative(SiLU(), x), gate * (1 + x * (1 - gate)))
+    laws.assert_close(derivative(SiLU(), x), SiLU()(x) + gate * (1 - SiLU()(x)))
 
 
 @pytest.mark.item("silu")
@@ -729,8 +731,8 @@ def test_swish_learns_one_beta(shape):
 
 
 @pytest.mark.item("silu")
-def test_swish_starts_at_silu():
-    """β = 1 and fixed unless one says otherwise; a trainable β starts where it was put.
+def test_swish_is_silu_by_default():
+    """By default β is 1 and fixed; a trainable β is initialised to the given value.
 
     Source: Ramachandran, Zoph & Le 2017, §3: β = 1 is the SiLU of Elfwing et al.
     """
@@ -755,13 +757,13 @@ def test_mish_gates_by_tanh_of_softplus(x):
 
 @pytest.mark.item("mish")
 @given(x=tensors(shapes()))
-def test_mish_slope_has_the_papers_form(x):
+def test_mish_derivative_has_the_papers_form(x):
     """Mish′(x) = sech²(softplus(x))·x·σ(x) + tanh(softplus(x)).
 
     Source: Misra 2019, §3, the derivative written as Δ(x)·swish(x) + f(x)/x with Δ = sech²(softplus).
     """
     gate = torch.tanh(torch.log1p(x.exp()))
-    laws.assert_close(slope(Mish(), x), (1 - gate**2) * x * torch.sigmoid(x) + gate)
+    laws.assert_close(derivative(Mish(), x), (1 - gate**2) * x * torch.sigmoid(x) + gate)
 
 
 @pytest.mark.item("mish")
@@ -773,7 +775,7 @@ def test_mish_keeps_the_digits_of_its_left_tail():
     x = torch.tensor([-10.0, -20.0, -40.0])
     exact = torch.tensor([-4.5398898693e-04, -4.1223072448e-08, -1.6993417021e-16])
     laws.assert_close(Mish()(x) / exact, torch.ones(3), atol=0)
-    laws.assert_close(slope(Mish(), x[1:]) / ((1 + x[1:]) * x[1:].exp()), torch.ones(2), atol=0)
+    laws.assert_close(derivative(Mish(), x[1:]) / ((1 + x[1:]) * x[1:].exp()), torch.ones(2), atol=0)
 
 
 @pytest.mark.item("mish")
@@ -784,7 +786,7 @@ def test_mish_is_no_symmetric_gate():
     """
     x = line(-4, 4, 1 / 8)
     laws.assert_differs(Mish()(x) - Mish()(-x), x, by=0.1)
-    laws.assert_close(slope(Mish(), torch.zeros(1, dtype=torch.float64)), torch.tensor([0.6], dtype=torch.float64))
+    laws.assert_close(derivative(Mish(), torch.zeros(1, dtype=torch.float64)), torch.tensor([0.6], dtype=torch.float64))
 
 
 @pytest.mark.item("mish")
@@ -845,7 +847,7 @@ def test_hard_sigmoid_slope_is_a_sixth_inside_and_nothing_outside():
     """
     x = torch.tensor([-9.0, -ROOT, -2.9375, -0.5, 0.0, 2.75, 2.9375, ROOT, 9.0])
     expected = torch.tensor([0, 0, 1, 1, 1, 1, 1, 0, 0]) / 6
-    laws.assert_close(slope(Hardsigmoid(), x), expected)
+    laws.assert_close(derivative(Hardsigmoid(), x), expected)
 
 
 @pytest.mark.item("hard-sigmoid")
@@ -884,14 +886,14 @@ def test_hard_swish_is_exactly_zero_or_the_input_outside():
 
 
 @pytest.mark.item("hard-swish")
-def test_hard_swish_slope_is_a_line_inside():
+def test_hard_swish_derivative_is_linear_inside():
     """h-swish′ = (2x + 3)/6 for |x| < 3, 0 to the left, 1 to the right: −1/6 at −2, 0 at −4, 1 at 4.
 
     Source: Howard et al. 2019, §5.2, differentiated.  Convention: 0 at −3 and 1 at 3 themselves, as torch.
     """
     x = torch.tensor([-4.0, -ROOT, -2.9375, -2.0, -1.5, 0.0, 2.0, 2.9375, ROOT, 4.0], dtype=torch.float64)
     expected = torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
-    laws.assert_close(slope(Hardswish(), x), expected)
+    laws.assert_close(derivative(Hardswish(), x), expected)
     laws.assert_close(curvature(Hardswish(), x[2:-2]), torch.full((6,), 1 / 3, dtype=torch.float64))
 
 

@@ -26,7 +26,7 @@ def test_the_second_half_gates_the_first(value, gate):
     """GLU([a, b]) = a ⊗ σ(b) = a / (1 + e^−b).
 
     Source: Dauphin et al. 2016, eq. 1.  Convention: the second half is the gate, as in torch.nn.GLU; the halves lie
-    one behind the other, not interleaved.
+    one after the other, not interleaved.
     """
     laws.assert_close(GLU()(torch.cat([value, gate], -1)), value / (1 + torch.exp(-gate)))
 
@@ -100,7 +100,7 @@ def test_its_gradient_has_an_unscaled_path(x, cotangent):
 
 
 @pytest.mark.item("glu")
-def test_each_output_sees_its_value_and_its_gate():
+def test_each_output_depends_on_its_value_and_its_gate():
     """y_i depends on a_i and b_i and on nothing else.
 
     Source: Dauphin et al. 2016, eq. 1: ⊗ is elementwise.
@@ -118,9 +118,9 @@ def test_saturated_gates_are_exact_and_finite(dtype):
     """
     x = torch.tensor([3.0, -5.0, 1000.0, -1000.0], dtype=dtype, requires_grad=True)
     y = GLU()(x)
-    (slope,) = torch.autograd.grad(y.sum(), x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
     laws.assert_same(y.detach().abs(), torch.tensor([3.0, 0.0], dtype=dtype))
-    laws.assert_same(slope.abs(), torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=dtype))
+    laws.assert_same(gradient.abs(), torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=dtype))
 
 
 @pytest.mark.item("glu")
@@ -140,7 +140,7 @@ def test_it_is_the_librarys(dim, shape):
 @pytest.mark.item("glu")
 @given(x=varied((2, 6)))
 def test_a_linear_map_of_twice_the_width_is_the_papers_layer(x):
-    """h(X) = (XW + b) ⊗ σ(XV + c) is a linear map with [W V] and [b c] followed by GLU.
+    """h(X) = (XW + b) ⊗ σ(XV + c) is a linear layer with [W V] and [b c] followed by GLU.
 
     Source: Dauphin et al. 2016, eq. 1; Shazeer 2020, eq. 4.
     """
@@ -331,7 +331,7 @@ def test_tokens_are_treated_one_by_one(layer, gate, x, order):
 def test_the_values_gradient_is_scaled_by_the_gate_alone(layer, gate, x, cotangent):
     """∂L/∂V = (gate(x W) ⊗ g W₂ᵀ)ᵀ x and ∂L/∂W₂ = gᵀ (gate(x W) ⊗ x V).
 
-    Source: Shazeer 2020, eq. 6, differentiated by hand; no second factor of the gate's slope.
+    Source: Shazeer 2020, eq. 6, differentiated by hand; no second factor of the gate's derivative.
     """
     module = build(layer, 4, 5, 3)
     weights = [module.up_proj.weight, module.down_proj.weight]
@@ -425,10 +425,10 @@ def test_saturated_gates_stay_finite(layer, gate, dtype):
 
 
 @of_both
-def test_the_three_maps_start_as_linear_layers_do(layer, gate):
-    """Each weight starts uniform in ±1/√fan_in, so that W₂ has the hidden width's bound and W, V the input's.
+def test_the_three_projections_are_initialised_as_linear_layers(layer, gate):
+    """Each weight is initialised uniformly in ±1/√fan_in, so that W₂ has the hidden width's bound and W, V the input's.
 
-    Source: the default of torch.nn.Linear.  Convention: as torch.nn. With 12,000 draws the largest exceeds 0.99 of
+    Source: the default of torch.nn.Linear.  Convention: as torch.nn. With 12,000 samples the largest exceeds 0.99 of
     the bound but for a chance of 0.99^12000 < 1e-52.
     """
     torch.manual_seed(3)

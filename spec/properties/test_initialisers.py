@@ -20,7 +20,7 @@ pytestmark = pytest.mark.item("dilated-conv")
 SHAPE = (96, 32, 3, 2)  # fan-in 32·6, fan-out 96·6
 FAN_IN, FAN_OUT = 192, 576
 
-# 18432 numbers, so that a deviation is within 3 % and a mean within 3 % of it unless something is wrong.
+# 18432 elements: standard deviation and mean are within 3 % of that deviation unless something is wrong.
 CASES = [
     (xavier_uniform_, {}, math.sqrt(2 / (FAN_IN + FAN_OUT)), "uniform"),
     (xavier_uniform_, {"gain": 3.0}, 3 * math.sqrt(2 / (FAN_IN + FAN_OUT)), "uniform"),
@@ -37,41 +37,44 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("start", "arguments", "deviation", "kind"), CASES)
-def test_spread(start, arguments, deviation, kind):
+@pytest.mark.parametrize(("initialise", "arguments", "sigma", "kind"), CASES)
+def test_spread(initialise, arguments, sigma, kind):
     """Xavier: gain·√(2/(fan-in + fan-out)); Kaiming: √(2/(1 + a²)/fan); truncated: that of the cut distribution.
 
     Source: Glorot & Bengio 2010, eq. 12 and 16; He et al. 2015, eq. 10, 14, 15.
     Convention: a weight is (outputs, inputs, taps); a truncated normal is cut at values, ±2 by default.
-    Measured: within 2 % over 10 seeds; 1.73 times too large with a bound taken for a deviation, 1.41 without the gain.
+    Measured: within 2 % over 10 seeds; 1.73 times too large with a bound taken for a standard deviation,
+        1.41 without the gain.
     """
     torch.manual_seed(1)
-    weight = start(torch.empty(SHAPE, dtype=torch.float64), **arguments)
-    found = weight.std().item() / deviation
-    assert abs(found - 1) < 0.03, f"expected a deviation of {deviation:.4f}, found {found:.3f} times that"
-    # Where the largest of so many numbers lies tells the distributions apart.
-    farthest = (weight - arguments.get("mean", 0.0)).abs().max().item() / deviation
+    weight = initialise(torch.empty(SHAPE, dtype=torch.float64), **arguments)
+    found = weight.std().item() / sigma
+    assert abs(found - 1) < 0.03, f"expected a standard deviation of {sigma:.4f}, found {found:.3f} times that"
+    # The largest of so many elements tells the distributions apart.
+    farthest = (weight - arguments.get("mean", 0.0)).abs().max().item() / sigma
     low, high = {"uniform": (1.7, 1.7321), "normal": (3.5, 6), "truncated": (2.2, 2.2738), "half": (5.0, 6.64)}[kind]
-    assert low < farthest < high, f"expected a {kind} distribution, found {farthest:.3f} deviations at most"
+    assert low < farthest < high, f"expected a {kind} distribution, found {farthest:.3f} standard deviations at most"
     mean = {"half": 1 + 2 * math.sqrt(2 / math.pi)}.get(kind, 0.0)
-    assert abs(weight.mean().item() - mean) < 0.03 * deviation, f"expected a mean of {mean:.3f}, found {weight.mean()}"
+    assert abs(weight.mean().item() - mean) < 0.03 * sigma, f"expected a mean of {mean:.3f}, found {weight.mean()}"
 
 
-@pytest.mark.parametrize("start", [xavier_uniform_, xavier_normal_, kaiming_uniform_, kaiming_normal_, trunc_normal_])
-def test_starts_fill_in_place_outside_the_graph(start):
+@pytest.mark.parametrize(
+    "initialise", [xavier_uniform_, xavier_normal_, kaiming_uniform_, kaiming_normal_, trunc_normal_]
+)
+def test_initialisers_fill_in_place_outside_the_graph(initialise):
     """The tensor itself is filled and returned, a parameter stays a leaf, and the global seed decides.
 
     Convention: torch.nn.init, whose functions end in an underscore.
     """
-    parameter, twin = nn.Parameter(torch.full((5, 4), 7.0)), torch.empty(5, 4)
+    parameter, other = nn.Parameter(torch.full((5, 4), 7.0)), torch.empty(5, 4)
     torch.manual_seed(1)
-    assert start(parameter) is parameter
+    assert initialise(parameter) is parameter
     assert parameter.is_leaf and parameter.requires_grad and parameter.grad_fn is None
     torch.manual_seed(1)
-    start(twin)
-    laws.assert_same(twin, parameter.detach())
-    start(twin)
-    laws.assert_differs(twin, parameter.detach(), by=1e-3)
+    initialise(other)
+    laws.assert_same(other, parameter.detach())
+    initialise(other)
+    laws.assert_differs(other, parameter.detach(), by=1e-3)
 
 
 @pytest.mark.parametrize("layers", [20])
@@ -83,24 +86,24 @@ def test_kaiming_keeps_the_variance_through_relus_and_xavier_loses_it(layers):
     """
     torch.manual_seed(0)
     found = {}
-    for start in (kaiming_normal_, xavier_normal_):
+    for initialise in (kaiming_normal_, xavier_normal_):
         x = torch.randn(64, 512)
         for _ in range(layers):
-            x = (x @ start(torch.empty(512, 512)).T).relu()
-        found[start.__name__] = x.square().mean().item()
+            x = (x @ initialise(torch.empty(512, 512)).T).relu()
+        found[initialise.__name__] = x.square().mean().item()
     assert 0.3 < found["kaiming_normal_"] < 3, f"expected the variance to stay, found {found['kaiming_normal_']:.3g}"
     assert 2e-7 < found["xavier_normal_"] < 5e-6, f"expected 2^−20, found {found['xavier_normal_']:.3g}"
 
 
 def test_far_bounds_let_no_outlier_through():
-    """Bounds of 100 deviations cut nothing off: every number stays within 6 deviations, in bfloat16 as well.
+    """Bounds of 100 standard deviations cut nothing off: all elements stay within 6, in bfloat16 as well.
 
-    Convention: none of the draws may land on a bound because a uniform number was rounded to ±1.
+    Convention: no sample may fall on a bound because a uniform value was rounded to ±1.
     """
     torch.manual_seed(0)
     weight = trunc_normal_(torch.empty(4000, dtype=torch.bfloat16), std=0.02)
     largest = weight.abs().max().item() / 0.02
-    assert 2 < largest < 6, f"expected numbers within 6 deviations, found {largest:.1f}"
+    assert 2 < largest < 6, f"expected elements within 6 standard deviations, found {largest:.1f}"
 
 
 @pytest.mark.project_convention
@@ -116,8 +119,8 @@ def test_far_bounds_let_no_outlier_through():
         (lambda: trunc_normal_(torch.empty(3), a=1.0, b=1.0), ["a < b", "1.0"]),
     ],
 )
-def test_bad_starts_are_named(call, mentions):
-    """A tensor without fans, and a word or number out of range, raise ValueError that says what was expected.
+def test_bad_arguments_of_initialisers_are_named(call, mentions):
+    """A tensor without fans, and an argument out of range, raise ValueError that says what was expected.
 
     Convention: the wording is this project's; other libraries raise other errors, so peers are not asked.
     """

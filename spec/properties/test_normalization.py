@@ -35,7 +35,7 @@ INSTANCE_NORMS = [(InstanceNorm1d, (2, 3, 5)), (InstanceNorm2d, (2, 3, 5, 4)), (
 
 
 def uneven(*shape, seed=0, dtype=torch.float64):
-    """Normal numbers whose level and spread differ from sample to sample and from channel to channel."""
+    """Normal values whose level and spread differ from sample to sample and from channel to channel."""
     generator = torch.Generator().manual_seed(seed)
     ends = (*shape[:2], *(1 for _ in shape[2:])) if len(shape) > 2 else (1, shape[1])
     level = torch.randn(ends, generator=generator, dtype=dtype)
@@ -147,12 +147,12 @@ def test_batch_norm_gradient_is_orthogonal_to_shift_and_scale(seed):
     eps, x = 0.2, uneven(3, 2, 4, seed=seed).requires_grad_()
     module = ready(BatchNorm1d(2, eps=eps), seed)
     cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    (slope,) = torch.autograd.grad(module(x), x, cotangent)
+    (gradient,) = torch.autograd.grad(module(x), x, cotangent)
     normalized, variance = standardized(x.detach(), (0, 2), eps)
     variance = variance.flatten()
     expected = eps / (variance + eps) ** 1.5 * module.weight * (normalized * cotangent).sum((0, 2))
-    laws.assert_close(slope.sum((0, 2)), torch.zeros(2, dtype=torch.float64), what="Σ ∂x")
-    laws.assert_close((normalized * slope).sum((0, 2)), expected, what="Σ x̂·∂x")
+    laws.assert_close(gradient.sum((0, 2)), torch.zeros(2, dtype=torch.float64), what="Σ ∂x")
+    laws.assert_close((normalized * gradient).sum((0, 2)), expected, what="Σ x̂·∂x")
 
 
 @pytest.mark.item("batch-norm")
@@ -178,14 +178,14 @@ def test_a_bias_before_batch_norm_is_redundant():
     module = ready(BatchNorm1d(3, eps=0.1))
     y = module(x + bias)
     laws.assert_close(y, module(x))
-    (slope,) = torch.autograd.grad(y, bias, torch.randn(y.shape, dtype=torch.float64))
-    laws.assert_close(slope, torch.zeros_like(slope), what="gradient of the bias")
+    (gradient,) = torch.autograd.grad(y, bias, torch.randn(y.shape, dtype=torch.float64))
+    laws.assert_close(gradient, torch.zeros_like(gradient), what="gradient of the bias")
 
 
 @pytest.mark.item("batch-norm")
 @given(order=permutations(5), places=permutations(6))
 def test_batch_norm_moves_with_samples_and_positions(order, places):
-    """Permuting the samples, or the positions of all samples, permutes the output and changes no number of it.
+    """Permuting the samples, or the positions of all samples, permutes the output and changes nothing else.
 
     Source: Ioffe & Szegedy 2015, §3.2: locations of a feature map are normalized in the same way.
     """
@@ -234,7 +234,7 @@ def test_running_statistics_of_one_batch_repeated(batches):
 
 @pytest.mark.item("batch-norm")
 def test_momentum_none_averages_all_batches():
-    """With momentum=None the running statistics are the plain averages over all batches so far; the start is forgotten.
+    """With momentum=None the running statistics are plain averages of all batches so far; initial values are lost.
 
     Source: Ioffe & Szegedy 2015, Alg. 2, line 10: E[x] = E_B[μ_B], averaged over training mini-batches.
     Convention: momentum=None of torch.nn.BatchNorm1d.
@@ -264,7 +264,7 @@ def test_training_batches_are_counted(momentum):
 
 @pytest.mark.item("batch-norm")
 def test_evaluation_normalizes_by_the_running_statistics():
-    """In evaluation y = γ (x − running_mean)/√(running_var + ε) + β: an affine map of each number by itself.
+    """In evaluation y = γ (x − running_mean)/√(running_var + ε) + β: an affine map of each element by itself.
 
     Source: Ioffe & Szegedy 2015, Alg. 2, line 11.
     """
@@ -273,8 +273,8 @@ def test_evaluation_normalizes_by_the_running_statistics():
     module.running_mean.copy_(torch.tensor([0.5, -2.0]))
     module.running_var.copy_(torch.tensor([0.3, 4.0]))
     mean, variance = per_channel(module.running_mean, x), per_channel(module.running_var, x)
-    slope = per_channel(module.weight, x) / (variance + 0.2) ** 0.5
-    laws.assert_close(module(x), slope * (x - mean) + per_channel(module.bias, x))
+    scale = per_channel(module.weight, x) / (variance + 0.2) ** 0.5
+    laws.assert_close(module(x), scale * (x - mean) + per_channel(module.bias, x))
 
 
 @pytest.mark.item("batch-norm")
@@ -346,7 +346,7 @@ def test_without_tracking_evaluation_uses_the_batch():
     ("kind", "shape"), [(BatchNorm1d, (1, 3)), (BatchNorm1d, (1, 3, 1)), (BatchNorm2d, (1, 3, 1, 1))]
 )
 def test_a_single_value_has_no_statistics(kind, shape):
-    """One value per channel raises in training: its deviation is 0 whatever it is; evaluation takes it.
+    """One value per channel raises in training, where its standard deviation is always 0; evaluation accepts it.
 
     Source: Ioffe & Szegedy 2015, Alg. 2: m/(m − 1) for m = 1.  Convention: ValueError, as in torch.
     """
@@ -371,8 +371,8 @@ def test_batch_norm_of_vectors_sequences_images_and_volumes_is_one_rule():
 
 
 @pytest.mark.item("batch-norm")
-def test_batch_norm_starts_as_the_plain_standardization():
-    """At the start γ = 1, β = 0, running mean 0 and variance 1; affine=False leaves γ and β out.
+def test_a_new_batch_norm_is_the_plain_standardization():
+    """A new layer has γ = 1, β = 0, running mean 0 and variance 1; affine=False leaves γ and β out.
 
     Convention: the initial values of torch.nn.BatchNorm2d, eps = 1e-5 and momentum = 0.1.
     """
@@ -409,7 +409,7 @@ def test_batch_norm_trades_weights_with_torch(kind, theirs, shape, train):
 def test_the_plain_average_works_on_meta_and_compiles():
     """With momentum=None the count of batches stays a tensor: it has shapes on "meta" and compiles as one graph.
 
-    Convention: this project's; torch reads the count as a Python number, which neither allows.
+    Convention: this project's; torch converts the count to a Python number, which neither allows.
     """
     inputs = (uneven(3, 2, 5, 4, dtype=torch.float32),)
     laws.works_on_meta(lambda: BatchNorm2d(2, momentum=None), inputs)
@@ -459,7 +459,7 @@ def test_layer_norm_does_not_see_other_samples():
 
 @pytest.mark.item("layer-norm")
 def test_layer_norm_is_the_same_in_training_and_evaluation():
-    """Training and evaluation give the same bits, and a sample alone gives what it gives among others.
+    """Training and evaluation are bitwise equal, and a sample alone gives what it gives among others.
 
     Source: Ba, Kiros & Hinton 2016, §1: exactly the same computation at training and test times.
     """
@@ -490,7 +490,7 @@ INVARIANCES = {
 )
 @pytest.mark.parametrize("change", INVARIANCES)
 def test_table_of_invariances(method, change):
-    """Of six changes of the weights and the data, layer and batch normalization each ignore the four that table 1 says.
+    """Of six changes of the weights and the data, layer and batch normalization each ignore the four of table 1.
 
     Source: Ba, Kiros & Hinton 2016, table 1 and §5.1.  Convention: the limit of small eps.
     """
@@ -521,8 +521,8 @@ def test_layer_norm_projects_out_the_mean_and_the_radius():
     """
     x = uneven(1, 6)[0]
     matrix = laws.jacobian(LayerNorm(6, eps=TINY).double(), x)
-    deviation = x.std(correction=0)
-    expected = torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64) / deviation
+    sigma = x.std(correction=0)
+    expected = torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64) / sigma
     laws.assert_close(torch.linalg.svdvals(matrix), expected, what="singular values")
     for direction in (torch.ones(6, dtype=torch.float64), x - x.mean()):
         laws.assert_close(matrix @ direction, torch.zeros(6, dtype=torch.float64), what="Jacobian · direction")
@@ -543,7 +543,7 @@ def test_layer_norm_moves_with_the_features(order):
 
 @pytest.mark.item("layer-norm")
 def test_layer_norm_without_bias_or_without_both():
-    """bias=False leaves the gain alone, elementwise_affine=False neither; both start at 1 and 0.
+    """bias=False leaves the gain alone, elementwise_affine=False neither; γ is initialised to 1 and β to 0.
 
     Convention: torch.nn.LayerNorm(normalized_shape, eps, elementwise_affine, bias), eps = 1e-5.
     """
@@ -563,7 +563,7 @@ def test_layer_norm_without_bias_or_without_both():
 
 @pytest.mark.item("layer-norm")
 def test_layer_norm_of_equal_features_is_the_bias():
-    """A sample whose features are all equal has x̂ = 0, so y = b; its neighbours are untouched and gradients finite.
+    """A sample whose features are all equal has x̂ = 0, so y = b; other samples are unchanged and gradients finite.
 
     Source: Ba, Kiros & Hinton 2016, eq. 4 at σ = 0, which ε keeps from 0/0.
     """
@@ -575,9 +575,9 @@ def test_layer_norm_of_equal_features_is_the_bias():
     laws.assert_close(y[1], module.bias)
     laws.assert_close(y[::2], module(x[::2]))
     cotangent = torch.randn(3, 5, dtype=torch.float64)
-    (slope,) = torch.autograd.grad(y, x, cotangent)
+    (gradient,) = torch.autograd.grad(y, x, cotangent)
     g = cotangent[1] * module.weight
-    laws.assert_close(slope[1], (g - g.mean()) / 0.1, what="∂x of equal features")
+    laws.assert_close(gradient[1], (g - g.mean()) / 0.1, what="∂x of equal features")
 
 
 @pytest.mark.item("layer-norm")
@@ -650,7 +650,7 @@ def test_instance_norm_does_not_see_other_samples_or_channels():
 
 @pytest.mark.item("instance-norm")
 def test_instance_norm_is_the_same_in_training_and_evaluation():
-    """Training and evaluation give the same bits, and nothing is remembered: it has no state by default.
+    """Training and evaluation are bitwise equal, and nothing is remembered: it has no state by default.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, §2: the layer is applied at test time as well.
     Convention: affine=False and track_running_stats=False by default, as in torch.
@@ -745,7 +745,7 @@ def test_instance_norm_trades_weights_with_torch(kind, theirs, shape):
 @pytest.mark.item("instance-norm")
 @pytest.mark.parametrize("tracked", [False, True])
 def test_an_empty_batch_of_images_has_no_statistics(tracked):
-    """Where the images' own statistics are asked for, no images raise ValueError, and no running statistic is spoiled.
+    """An empty batch raises ValueError wherever per-image statistics are needed, and no running statistic is spoiled.
 
     Convention: this project's; torch raises IndexError, or returns no images.
     """
@@ -755,7 +755,7 @@ def test_an_empty_batch_of_images_has_no_statistics(tracked):
     for name, buffer in module.named_buffers():
         assert buffer.isfinite().all(), f"expected a finite {name} after an empty batch, found {buffer}"
     if tracked:
-        assert module.eval()(empty).shape == empty.shape, "expected no images out of evaluation for none in"
+        assert module.eval()(empty).shape == empty.shape, "expected an empty batch out of evaluation for an empty one"
     else:
         laws.rejects(lambda: module.eval()(empty))
 
@@ -868,7 +868,7 @@ def test_group_norm_moves_with_channels_inside_a_group_and_with_whole_groups(ins
 
 @pytest.mark.item("group-norm")
 def test_groups_divide_the_channels():
-    """C must be a multiple of G; γ = 1 and β = 0 at the start, C of each and none with affine=False.
+    """C must be a multiple of G; γ is initialised to 1 and β to 0, C of each, and none with affine=False.
 
     Source: Wu & He 2018, eq. 7: C/G channels per group.  Convention: ValueError, and eps = 1e-5, as in torch.
     """
@@ -887,7 +887,7 @@ def test_groups_divide_the_channels():
 def test_group_norm_trades_weights_with_torch(groups, shape):
     """State dicts move to torch.nn.GroupNorm and back, with equal outputs and gradients.
 
-    Convention: torch.nn.GroupNorm: weight and bias of num_channels numbers.
+    Convention: torch.nn.GroupNorm: weight and bias of num_channels elements.
     """
     ours, theirs = (kind(groups, 6, eps=0.2).double() for kind in (GroupNorm, nn.GroupNorm))
     check_weights_trade(ours, theirs, uneven(*shape))
@@ -914,7 +914,7 @@ def test_second_derivatives_go_through_the_statistics(build, dims):
 
 @pytest.mark.parametrize(("build", "dims"), ALL)
 def test_eps_is_one_hundred_thousandth_by_default(build, dims):
-    """Numbers of variance about 10⁻⁵ come out with about half the variance: ε = 10⁻⁵ where none is given.
+    """Values of variance about 10⁻⁵ come out with about half the variance: ε = 10⁻⁵ where none is given.
 
     Source: Wu & He 2018, eq. 2: ε as a small constant.  Convention: torch's 1e-5; keras has 1e-3, BERT 1e-12.
     """
@@ -924,7 +924,7 @@ def test_eps_is_one_hundred_thousandth_by_default(build, dims):
 
 @pytest.mark.parametrize(("build", "dims"), ALL)
 def test_a_large_offset_does_not_swamp_the_variance(build, dims):
-    """float32 values of spread 1 around 10⁴ come out within 1e-2 of the exact result: variance of centred numbers.
+    """float32 values of spread 1 around 10⁴ come out within 1e-2 of the exact result: σ² is that of centred values.
 
     Source: numerical analysis: E[x²] − E[x]² loses all digits where μ²/σ² = 10⁸ meets float32's 2⁻²⁴.
     Measured: largest error 1.5e-3 here, 9e-4 in torch.nn; above 700, or NaN, with E[x²] − E[x]².
@@ -947,3 +947,77 @@ def test_low_precision_inputs_have_float32_statistics(build, dims):
     y = build().bfloat16()(x)
     assert y.dtype == torch.bfloat16, f"expected bfloat16 out, found {y.dtype}"
     laws.assert_close(y.double(), expected, rtol=2**-8, atol=2**-8, because="rounding to 8 bits")
+
+
+EVERY_ONE = [
+    *[pytest.param(kind, shape, marks=pytest.mark.item("batch-norm")) for kind, shape in BATCH_NORMS],
+    *[pytest.param(kind, shape, marks=pytest.mark.item("instance-norm")) for kind, shape in INSTANCE_NORMS],
+    pytest.param(
+        lambda n: InstanceNorm2d(n, affine=True, track_running_stats=True),
+        (2, 3, 5, 4),
+        marks=pytest.mark.item("instance-norm"),
+        id="InstanceNorm2d, tracked",
+    ),
+    pytest.param(lambda n: LayerNorm((n, 5)), (2, 3, 5), marks=pytest.mark.item("layer-norm"), id="LayerNorm"),
+    pytest.param(lambda n: GroupNorm(1, n), (2, 3, 5), marks=pytest.mark.item("group-norm"), id="GroupNorm"),
+]
+
+
+@pytest.mark.parametrize(("build", "shape"), EVERY_ONE)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_a_float32_norm_returns_the_dtype_of_a_half_precision_input(build, shape, dtype, train):
+    """A float32 module turns bfloat16 into bfloat16 and float16 into float16, in training and evaluation alike.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, §3: activations are in half precision, weights in float32.
+    """
+    x = (2 * uneven(*shape) + 3).to(dtype)
+    module = laws.randomise(build(3)).train(train)
+    y = module(x)
+    assert y.dtype == dtype, f"expected {dtype} out, found {y.dtype}"
+    expected = laws.randomise(build(3)).train(train)(x.float())
+    size = 2**-6 * expected.abs().max().item()
+    laws.assert_close(
+        y.float(), expected, rtol=0, atol=size, because="bfloat16 has 8 bits, and torch rounds in between"
+    )
+
+
+@pytest.mark.project_convention
+@pytest.mark.parametrize(("build", "shape"), EVERY_ONE)
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=["complex", "integers"])
+def test_what_is_not_of_floating_point_is_refused(build, shape, train, dtype):
+    """Complex and integer inputs raise ValueError: (x − μ)² is no variance of complex values, x̂ is no integer.
+
+    Convention: ValueError; torch raises other errors, so peers are not asked.
+    """
+    laws.rejects(lambda: build(3).train(train)((10 * uneven(*shape)).to(dtype)), mentions=(str(dtype),))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: BatchNorm2d(3), id="batch", marks=pytest.mark.item("batch-norm")),
+        pytest.param(
+            lambda: InstanceNorm2d(3, affine=True, track_running_stats=True),
+            id="instance",
+            marks=pytest.mark.item("instance-norm"),
+        ),
+    ],
+)
+def test_a_state_without_the_count_of_batches_loads(build):
+    """A state dict without num_batches_tracked loads, inside of a model too; the count stays, all else must be there.
+
+    Convention: torch.nn's: checkpoints from before torch 0.4.1 have no such entry.
+    """
+    source, target = build(), build()
+    for seed in range(2):
+        source(uneven(2, 3, 5, 4, seed=seed, dtype=torch.float32))
+    state = {name: t for name, t in source.state_dict().items() if name != "num_batches_tracked"}
+    nn.Sequential(target).load_state_dict({f"0.{name}": t for name, t in state.items()})
+    for name, t in state.items():
+        laws.assert_same(target.state_dict()[name], t, what=name)
+    laws.assert_same(target.num_batches_tracked, torch.tensor(0), what="num_batches_tracked")
+    del state["running_mean"]
+    with pytest.raises(RuntimeError, match="running_mean"):
+        target.load_state_dict(state)

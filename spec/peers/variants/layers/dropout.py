@@ -1,4 +1,4 @@
-"""Dropout by comparing uniform numbers with p."""
+"""Dropout by comparing uniform samples with p."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Normalizations in plain operators and by autograd alone, with 1/√(σ² + ε) and γ folded into one factor."""
+"""Normalizations by Welford's one-pass variance, with 1/√(σ² + ε) and γ folded into one factor."""
 
 import torch
 from torch import nn
@@ -7,10 +7,8 @@ from torch import nn
 def _normalize(x, dims, weight, bias, eps):
     """(x − μ)·a + β with a = γ/√(σ² + ε), statistics in float32 or wider."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    mean = wide.mean(dims, keepdim=True)
-    centred = wide - mean
-    variance = (centred * centred).mean(dims, keepdim=True)
-    y = _affine(centred, 1 / torch.sqrt(variance + eps), weight, bias)
+    variance, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
+    y = _affine(wide - mean, 1 / torch.sqrt(variance + eps), weight, bias)
     return y.to(x.dtype), mean, variance
 
 
@@ -25,8 +23,8 @@ class _Norm(nn.Module):
     def __init__(self, shape, eps, weight=True, bias=True):
         super().__init__()
         self.eps = eps
-        for name, start, wanted in (("weight", torch.ones, weight), ("bias", torch.zeros, bias)):
-            self.register_parameter(name, nn.Parameter(start(shape)) if wanted else None)
+        for name, fill, wanted in (("weight", torch.ones, weight), ("bias", torch.zeros, bias)):
+            self.register_parameter(name, nn.Parameter(fill(shape)) if wanted else None)
 
     def shaped(self, shape):
         return (None if p is None else p.reshape(shape) for p in (self.weight, self.bias))
@@ -47,7 +45,7 @@ class _Tracking(_Norm):
         weight, bias = self.shaped(columns)
         if self.running_mean is not None and not self.training:
             scale = 1 / torch.sqrt(self.running_var + self.eps)
-            return _affine(x - self.running_mean.reshape(columns), scale.reshape(columns), weight, bias)
+            return _affine(x - self.running_mean.reshape(columns), scale.reshape(columns), weight, bias).to(x.dtype)
         dims = [d for d in range(x.dim()) if d not in self.kept]
         count = x[0, 0].numel() * (1 if 0 in self.kept else len(x)) if len(x) else 0
         if count < 2:
@@ -60,6 +58,12 @@ class _Tracking(_Norm):
             for old, new in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1))):
                 old.copy_(((1 - share) * old + share * new.mean(others)).detach())
         return y
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        for name, buffer in self.named_buffers():
+            if name == "num_batches_tracked":
+                state_dict.setdefault(prefix + name, buffer)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class _BatchNorm(_Tracking):
