@@ -11,7 +11,7 @@ LENGTH, WIDTH, BLOCK = 16, 32, 2
 
 
 class Reader(nn.Module):
-    """Two layers over 8 blocks of 2 digits; every place names the digit at the first."""
+    """Two layers over 8 blocks of 2 digits; every position predicts the first digit."""
 
     def __init__(self, random, number_of_global):
         super().__init__()
@@ -29,7 +29,7 @@ class Reader(nn.Module):
 
 
 def accuracy(random, number_of_global, seed, steps=110):
-    """Share of places from the fourth block on that name the first digit of an unseen sequence."""
+    """Fraction of positions from the fourth block on that predict the first digit of an unseen sequence."""
     images, labels, unseen, wanted = digits()
     torch.manual_seed(seed)
     model, generator = Reader(random, number_of_global), torch.Generator().manual_seed(seed)
@@ -53,7 +53,7 @@ def accuracy(random, number_of_global, seed, steps=110):
 @pytest.mark.item("bigbird")
 @pytest.mark.parametrize(("random", "number_of_global"), [(3, 0), (0, 2)])
 def test_random_or_global_blocks_carry_what_windows_cannot(random, number_of_global):
-    """Two layers of windows of 3 blocks reach 2 blocks: a digit further off is told by global or random blocks alone.
+    """Two layers of windows of 3 blocks reach 2 blocks: only global or random blocks carry a digit further.
 
     Source: Zaheer et al. 2020, §2: random and global attention shorten the paths between tokens; table 1, where windows
     or random blocks alone fall behind.

@@ -16,7 +16,7 @@ LENGTH = 32
 
 @cache
 def manual():
-    """The manual in 33 symbols, of which every tenth thousand is held out: alphabet, text to learn, text to test."""
+    """The manual in 33 characters, of which every tenth thousand is held out: alphabet, text to learn, text to test."""
     text = re.sub(r"[^a-z .,'()_]", "", re.sub(r"\s+", " ", manual_text().lower()))
     alphabet = sorted(set(text))
     codes = torch.tensor([alphabet.index(c) for c in text[: len(text) // 1000 * 1000]]).reshape(-1, 1000)
@@ -35,7 +35,7 @@ def bigram_error():
 
 @cache
 def trained(seed, steps=200):
-    """A model of 2 blocks after `steps` of 32 windows, and the losses on its way."""
+    """A model of 2 blocks after `steps` of 32 windows, and the loss of each step."""
     alphabet, text, _ = manual()
     torch.manual_seed(seed)
     model = GPT(len(alphabet), LENGTH, n_layer=2, n_head=4, n_embd=64, dropout=0.0)
@@ -47,13 +47,13 @@ def trained(seed, steps=200):
 
 @torch.no_grad()
 def error(model):
-    """Cross-entropy of the held-out text, in windows one behind the other."""
+    """Cross-entropy of the held-out text, in consecutive windows."""
     windows = manual()[2].unfold(0, LENGTH + 1, LENGTH)
     return model.loss(windows).item()
 
 
 def test_it_learns_to_predict_the_manual():
-    """After 200 steps of training 2 blocks predict held-out text clearly better than counts of pairs of symbols do.
+    """After 200 steps of training 2 blocks predict held-out text clearly better than counts of pairs of characters do.
 
     Source: Radford et al. 2018, §3.1; Radford et al. 2019, §3.1: language models are judged by held-out text.
     Measured: cross-entropy 2.14 to 2.20 nats right, 2.43 by counts of pairs; 2.35 without positions, 6.96 trained
@@ -67,7 +67,8 @@ def test_it_learns_to_predict_the_manual():
 
 
 def share_of_words(model, **options):
-    """Share of the letters of 16 sampled texts that stand in words, of three letters or more, that the manual has."""
+    """Fraction of the letters of 16 sampled texts that belong to words, of three letters or more, that the manual
+    has."""
     alphabet, text, _ = manual()
     known = set(re.findall("[a-z_]+", "".join(alphabet[c] for c in text.tolist())))
     prompt = torch.tensor([[alphabet.index(c) for c in "the "]]).expand(16, -1)
@@ -77,7 +78,7 @@ def share_of_words(model, **options):
 
 
 def test_a_lower_temperature_writes_more_of_the_manuals_words():
-    """At T = ½ many more of the letters written stand in real words than at T = 1, and at T = 2 next to none do.
+    """At T = ½ many more of the generated letters belong to real words than at T = 1, and at T = 2 hardly any do.
 
     Source: Holtzman et al. 2019, arXiv:1904.09751, §3.3 and §4.3: lower temperatures are more coherent, less diverse.
     Measured: 0.37 to 0.43 at T = ½, 0.02 to 0.07 at T = 1, 0.00 to 0.01 at T = 2; 3 seeds.

@@ -13,14 +13,14 @@ LENGTH = 32
 
 
 def marked_numbers(count, generator):
-    """Sequences of (value, mark), marks on a quarter of the places, and Σ_t value_t · mark_t / √L."""
+    """Sequences of (value, mark), marks at a quarter of the positions, and Σ_t value_t · mark_t / √L."""
     value = torch.randn(count, LENGTH, generator=generator)
     mark = (torch.rand(count, LENGTH, generator=generator) < 0.25).float()
     return torch.stack([value, mark], -1), (value * mark).sum(1) / LENGTH**0.5
 
 
 class OneScan(nn.Module):
-    """A linear map, one scan of 16 channels and 4 states, a linear map of its last output; nothing else."""
+    """A linear layer, one scan of 16 channels and 4 states, a linear layer of its last output; nothing else."""
 
     def __init__(self, selective):
         super().__init__()
@@ -59,7 +59,7 @@ def error_of_the_sum(selective, seed=0, steps=100):
 
 
 def test_selection_adds_up_what_is_marked():
-    """A selective scan learns to add the marked numbers; a time-invariant one cannot: its best error is 0.75 exactly.
+    """A selective scan learns to add the marked values; the best error of a time-invariant one is 0.75 exactly.
 
     A linear system predicts Σ_t w_t value_t, at best with w_t = E[mark] = 1/4, which leaves 1 − 1/4 of the variance.
 
@@ -90,14 +90,14 @@ def trained(seed=0, steps=40):
 
 
 def losses(model, windows, context):
-    """Mean cross-entropy of the last 16 characters, of which each is read behind the same number of others."""
+    """Mean cross-entropy of the last 16 characters, each after the same number of others."""
     windows = windows[:, -context - 1 :]
     with torch.no_grad():
         return nn.functional.cross_entropy(model(windows[:, :-1])[:, -16:].transpose(1, 2), windows[:, -16:]).item()
 
 
 def loss_in_parts(model, windows, size, forget=None):
-    """The same of whole windows, read in parts with states carried; `forget` names what is dropped between them."""
+    """The same of whole windows, in parts with states carried over; `forget` names what is dropped between them."""
     states, logits = model.empty_states(), []
     with torch.no_grad():
         for part in windows[:, :-1].split(size, 1):
@@ -107,9 +107,9 @@ def loss_in_parts(model, windows, size, forget=None):
     return nn.functional.cross_entropy(torch.cat(logits, 1)[:, -16:].transpose(1, 2), windows[:, -16:]).item()
 
 
-def test_it_reads_beyond_the_length_of_its_training():
-    """Trained on 32 characters, a model reads the same characters no worse behind 112 others than behind 16, and alike
-    in parts of 4 with its states carried.
+def test_it_works_beyond_the_length_of_its_training():
+    """Trained on 32 characters, a model predicts as well after 112 characters as after 16, and the same in parts of 4
+    with its states carried over.
 
     Source: Gu & Dao 2023, §4.1.2 and §4.3.2: performance does not fall beyond the training length; §3.3.1: the state.
     Measured: cross-entropies of 2.441 to 2.452 behind 112, 0.000 to 0.004 above those behind 16; in parts the same to

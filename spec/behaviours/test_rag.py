@@ -26,7 +26,8 @@ pytestmark = pytest.mark.item("rag")
 
 @cache
 def excerpts(seed=0):
-    """The manual's topics, each long one without twelve words in a row; those excerpts, and the topics' numbers."""
+    """The manual's topics, each long one with twelve consecutive words cut out; those excerpts, and their topics'
+    indices."""
     generator = torch.Generator().manual_seed(seed)
     corpus, queries, own = [], [], []
     for n, name in enumerate(sorted(topics)):
@@ -47,7 +48,7 @@ def found_by_bm25(seed=0, **settings):
 
 
 def found_by_counting(seed=0):
-    """The documents in which the query's words stand most often."""
+    """The fraction of excerpts whose topic holds the query's words most often."""
     corpus, queries, own = excerpts(seed)
     counts = [Counter(document) for document in corpus]
     scores = torch.tensor([[sum(c[w] for w in query) for c in counts] for query in queries])
@@ -55,7 +56,7 @@ def found_by_counting(seed=0):
 
 
 def facts(seed):
-    """24 passages of which the reader knows by heart one of 8 answers each; a question is a noisy name of a passage."""
+    """24 passages, each with one of 8 answers that the reader knows; a question is a noisy name of a passage."""
     generator = torch.Generator().manual_seed(seed)
     answer = torch.randint(8, (24,), generator=generator)
     passages, names = (nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1) for _ in range(2))
@@ -63,7 +64,7 @@ def facts(seed):
 
 
 class Reader(nn.Module):
-    """Frozen: of each passage it reads the answer with probability e⁶/(e⁶ + 7)."""
+    """Frozen: given a passage, it answers with its answer with probability e⁶/(e⁶ + 7)."""
 
     def __init__(self, answer):
         super().__init__()
@@ -110,7 +111,7 @@ def cloze():
 
 
 def among_the_best_five(steps, seed=0):
-    """The share of held-out sentences whose passage is found, and the number of passages."""
+    """The fraction of held-out sentences whose passage is among the best five, and the number of passages."""
     passages, questions = cloze()
     vocabulary = Vocabulary([words(" ".join(p)) for p in passages])
     retriever = train_retriever(passages, vocabulary, dim=32, steps=steps, batch_size=32, seed=seed)
@@ -138,7 +139,7 @@ QUESTIONS = {
 
 @cache
 def manual():
-    """Passages of six sentences of a topic, of which two are the last ones of the passage before."""
+    """Passages of six sentences of a topic, of which the first two end the passage before."""
     found = []
     for name in sorted(topics):
         found += chunk([s for s in sentences(topics[name]) if len(words(s)) >= 6], 6, 2)
@@ -146,7 +147,7 @@ def manual():
 
 
 def answered(k=5, shuffled=False):
-    """The share of the questions whose answer has the words; with `shuffled`, from passages found for others."""
+    """The fraction of the questions whose answer has the words; with `shuffled`, from passages retrieved for others."""
     passages = manual()
     ranking, reader = BM25([words(" ".join(p)) for p in passages]), SentenceReader(passages)
     asked = [words(question) for question in QUESTIONS]
@@ -161,7 +162,8 @@ def answered(k=5, shuffled=False):
 
 
 def test_rare_words_and_lengths_find_the_source_of_an_excerpt():
-    """Twelve words cut out of a topic of the manual lead back to it, among 79, in at least a quarter of the cases.
+    """BM25 finds the topic of the manual, among 79, from which twelve words were cut out, in at least a quarter of the
+    cases.
 
     Measured: 31.9 to 44.9 % right; 11.6 to 18.8 % with b = 0, where long topics win; 1.4 to 4.3 % by counting words
     (4 seeds; 44.9, 18.8 and 2.9 in the one that runs).
@@ -176,7 +178,7 @@ def test_rare_words_and_lengths_find_the_source_of_an_excerpt():
 
 @pytest.mark.parametrize("marginal", ["sequence", "token"])
 def test_the_retriever_learns_from_answers_alone(marginal):
-    """Nobody says which passages are right; −log p(y|x) of a frozen reader moves p_η onto those that hold the answer.
+    """Trained by −log p(y|x) of a frozen reader alone, p_η moves onto the passages that hold the answer.
 
     Measured: of p_η on right passages 0.12 to 0.17 before and 0.9975 to 0.9981 after 300 steps (6 seeds); a retriever
     whose scores are cut from the graph stays where it was. A reader that learns too may agree with the retriever on a
@@ -189,7 +191,8 @@ def test_the_retriever_learns_from_answers_alone(marginal):
 
 
 def test_two_encoders_learn_to_find_passages():
-    """100 steps of the inverse cloze task: a held-out sentence finds its passage, which lacks it, among the best five.
+    """After 100 steps of the inverse cloze task a held-out sentence finds its passage, which lacks it, among the best
+    five.
 
     Measured: 54.2 to 58.8 % of 153 sentences, 18.3 to 20.3 % before training, where both encoders are one bag of words
     (4 seeds); five of 153 drawn at random are 3.3 %.
@@ -202,8 +205,8 @@ def test_two_encoders_learn_to_find_passages():
     assert after >= 0.45, f"expected at least 45 %, found {after:.3f}"
 
 
-def test_the_manual_is_asked():
-    """Of twelve questions to the Python manual half or more are answered by a sentence with the right words in it.
+def test_the_manual_answers_questions():
+    """Of twelve questions to the Python manual at least half are answered by a sentence with the right words.
 
     Measured: 8 of 12; none where each question gets the passages of another.
 

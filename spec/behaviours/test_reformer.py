@@ -25,7 +25,7 @@ def error(rounds, seed):
 
 
 def test_more_rounds_come_closer_to_full_attention():
-    """The relative error of attention falls with each doubling of the rounds of hashing, 1, 2, 4, 8, 16.
+    """The relative error of hashed attention falls with each doubling of the rounds, 1, 2, 4, 8, 16.
 
     Source: Kitaev et al. 2020, §4, table 2 and fig. 4: accuracy rises with the number of hashes.
     Measured: 0.62 to 0.64, 0.34 to 0.42, 0.13 to 0.22, 0.05, and 0.01 to 0.02; 3 seeds.
@@ -37,7 +37,8 @@ def test_more_rounds_come_closer_to_full_attention():
 
 
 def loss_of_next_character(seed, steps=40):
-    """Mean loss on held-out text of a causal model of 2 layers with dropout, and that of single characters' counts."""
+    """Mean loss on held-out text of a causal model of 2 layers with dropout, and that of the counts of single
+    characters."""
     text = manual_text().lower()
     symbols = sorted(set(text), key=text.count, reverse=True)[:32]
     number = {symbol: n for n, symbol in enumerate(symbols)}
@@ -64,7 +65,7 @@ def loss_of_next_character(seed, steps=40):
 
 
 def test_it_learns_to_spell():
-    """A reversible model with dropout learns from the manual's text what the next character is.
+    """A reversible model with dropout learns from the manual's text to predict the next character.
 
     Source: Kitaev et al. 2020, §5: reversible layers learn as well as ordinary ones, on enwik8.
     Measured: 2.74 to 2.78 right, 3.10 by counts of characters alone, about 3.65 before training; 3 seeds.

@@ -49,7 +49,7 @@ def with_transformers_weights(golden, **options):
 @pytest.mark.item("bigbird")
 @pytest.mark.parametrize(("tag", "options"), [("sparse", {}), ("full", {"num_global_blocks": 10})])
 def test_outputs_loss_and_gradients_are_transformers(tag, options):
-    """With the library's weights and the same random blocks, logits, loss and every gradient are the library's.
+    """With transformers' weights and the same random blocks, logits, loss and every gradient are transformers'.
 
     Source: Zaheer et al. 2020, §2; transformers' BigBirdForMaskedLM, block_sparse and original_full.
     Convention: tokens of padding are read by nobody, and their own outputs mean nothing.

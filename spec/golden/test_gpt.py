@@ -18,7 +18,7 @@ def loaded(golden):
 
 @pytest.mark.parametrize("chunks", [[8], [1, 3, 4]])
 def test_logits_agree_with_transformers_and_jax(chunks):
-    """With a checkpoint's weights the logits are GPT2LMHeadModel's, at once or with a cache.
+    """With a checkpoint's weights the logits are those of GPT2LMHeadModel, at once or with a cache.
 
     Source: Radford et al. 2019 (GPT-2); transformers' GPT2LMHeadModel, the equations in jax.
     """
@@ -29,7 +29,7 @@ def test_logits_agree_with_transformers_and_jax(chunks):
 
 
 def test_loss_and_gradients_agree_with_transformers_and_jax():
-    """The loss of two texts and its gradient to every parameter, E's of both uses, are GPT2LMHeadModel's.
+    """The loss of two texts and its gradient to every parameter, for E that of both uses, are those of GPT2LMHeadModel.
 
     Source: Radford et al. 2018, eq. 1; transformers' GPT2LMHeadModel, torch's cross_entropy, jax.grad.
     """
@@ -46,7 +46,8 @@ def test_loss_and_gradients_agree_with_transformers_and_jax():
 
 
 def test_padded_texts_agree_with_transformers_and_jax():
-    """With 3 tokens of padding at the left the logits of all tokens are GPT2LMHeadModel's, positions counting tokens.
+    """With 3 tokens of padding on the left the logits of all tokens are those of GPT2LMHeadModel, whose positions count
+    tokens.
 
     Source: transformers' GPT2LMHeadModel(attention_mask, position_ids) as in its generate.
     """
@@ -56,7 +57,7 @@ def test_padded_texts_agree_with_transformers_and_jax():
 
 
 def test_greedy_text_agrees_with_transformers():
-    """Six tokens behind three, each the most probable, are those of transformers' generate.
+    """Six greedy tokens after three are those of transformers' generate.
 
     Source: transformers' GenerationMixin.generate(do_sample=False).
     """
@@ -64,8 +65,8 @@ def test_greedy_text_agrees_with_transformers():
     laws.assert_same(loaded(golden).generate(golden["tokens"][:, :3], 6, temperature=0), golden["greedy"])
 
 
-def test_filtered_chances_agree_with_transformers():
-    """Temperature 0.7, then the best 6, then the nucleus of 0.8: the chances are those of transformers' warpers.
+def test_filtered_probabilities_agree_with_transformers():
+    """Temperature 0.7, then the best 6, then the nucleus of 0.8 give the probabilities of transformers' warpers.
 
     Source: Holtzman et al. 2019, arXiv:1904.09751, §3.1; transformers' Temperature-, TopK- and TopPLogitsWarper.
     """

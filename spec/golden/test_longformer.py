@@ -40,7 +40,7 @@ def ours(name):
 @pytest.mark.item("longformer")
 @pytest.mark.parametrize("tag", ["local", "global"])
 def test_outputs_loss_and_gradients_are_transformers(tag):
-    """With the library's weights, logits, loss and every gradient are the library's, with and without global tokens.
+    """With transformers' weights, logits, loss and every gradient are transformers', with and without global tokens.
 
     21 tokens, windows of 4 and 8, a text that is filled up.
 

@@ -14,7 +14,7 @@ BOTH = pytest.mark.parametrize(("kind", "nll"), [("sequence", rag_sequence_nll),
 
 @BOTH
 def test_marginals_are_those_of_transformers(kind, nll):
-    """−log p(y|x) of answers of 5, 2 and 3 symbols, and its gradients to scores and logits.
+    """−log p(y|x) of answers of 5, 2 and 3 tokens, and its gradients to scores and logits, are transformers'.
 
     Source: Lewis et al. 2020, §2.1; RagSequenceForGeneration and RagTokenForGeneration.
     """
@@ -27,8 +27,9 @@ def test_marginals_are_those_of_transformers(kind, nll):
     golden.check(f"slope_logits_{kind}", slopes[1])
 
 
-def test_two_passages_and_two_symbols_by_hand():
-    """p_η = (.6, .4), p(y₁) = (.9, .1), p(y₂) = (.2, .8): Sequence .6·.18 + .4·.08 = .14, Token .58·.44 = .2552.
+def test_two_passages_and_two_tokens_by_hand():
+    """For p_η = (.6, .4), p(y₁) = (.9, .1), p(y₂) = (.2, .8), Sequence gives .6·.18 + .4·.08 = .14 and Token .58·.44 =
+    .2552.
 
     Source: Lewis et al. 2020, §2.1, by hand.
     """
@@ -41,7 +42,7 @@ def test_two_passages_and_two_symbols_by_hand():
 
 
 def test_bm25_is_that_of_rank_bm25():
-    """Scores of 14 documents of 3 to 24 words for three queries, one with a word twice and one with an unknown word.
+    """Scores of 14 documents of 3 to 24 words for three queries, with a repeated and an unknown word, are rank_bm25's.
 
     Source: Robertson & Zaragoza 2009, eq. 3.15; rank_bm25.BM25Okapi with Lucene's idf.
     """
@@ -52,7 +53,8 @@ def test_bm25_is_that_of_rank_bm25():
 
 
 def test_three_documents_by_hand():
-    """(a b a), (b c), (c c d e) for the query (a c): 1.348640223, 0.544214729 and 0.590861705 at k₁ = 1.2, b = 0.75.
+    """(a b a), (b c), (c c d e) score 1.348640223, 0.544214729 and 0.590861705 for the query (a c) at k₁ = 1.2, b =
+    0.75.
 
     Source: Robertson & Zaragoza 2009, eq. 3.15, with idf(a) = ln(1 + 2.5/1.5), idf(c) = ln(1 + 1.5/2.5).
     """
@@ -63,7 +65,7 @@ def test_three_documents_by_hand():
 
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
 def test_the_index_finds_what_faiss_finds(metric):
-    """The six nearest of 40 vectors by inner product and by cosine: numbers and scores.
+    """The six nearest of 40 vectors by inner product and by cosine, indices and scores, are faiss's.
 
     Source: faiss.IndexFlatIP, after faiss.normalize_L2 for cosines.
     """
@@ -75,7 +77,8 @@ def test_the_index_finds_what_faiss_finds(metric):
 
 @pytest.mark.parametrize("name", ["square", "wide"])
 def test_the_retrievers_loss_is_a_cross_entropy(name):
-    """In-batch negatives, four passages more in the second case: torch's cross-entropy to the diagonal, and gradient.
+    """The loss with in-batch negatives, and with four passages more, is torch's cross-entropy to the diagonal, with its
+    gradient.
 
     Source: Karpukhin et al. 2020, eq. 2.
     """

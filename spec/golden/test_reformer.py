@@ -35,7 +35,7 @@ def ours(name):
 @pytest.mark.item("reformer")
 @pytest.mark.parametrize(("tag", "hashing"), [("full", (1, 16)), ("hashed", (4, 4))])
 def test_outputs_loss_and_gradients_are_transformers(tag, hashing):
-    """With the library's weights and rotations, logits, loss and every gradient are the library's.
+    """With transformers' weights and rotations, logits, loss and every gradient are transformers'.
 
     Source: Kitaev et al. 2020, §2 and §3; transformers' ReformerModelWithLMHead, whose layers are reversible too.
     Convention: buckets do not mix and the first chunk has none before it: the library's masks are mended for that.
@@ -61,7 +61,7 @@ def test_outputs_loss_and_gradients_are_transformers(tag, hashing):
 
 @pytest.mark.item("reformer")
 def test_rounds_sum_to_one_softmax():
-    """Three rounds give the softmax over all tokens that any of them reads, each counted once.
+    """Three rounds give the softmax over all tokens that any of them attends to, each counted once.
 
     Source: Kitaev et al. 2020, appendix A, eq. 13 to 16: m_ij = log N_ij.
     """
@@ -78,7 +78,8 @@ def test_rounds_sum_to_one_softmax():
     [(2, 0.25, 0.9204), (2, 0.5, 0.8408), (2, 1.0, 0.6817), (2, math.pi, 0.0), (4, math.pi / 2, 0.25), (6, 0.0, 1.0)],
 )
 def test_vectors_collide_as_often_as_their_angle_says(buckets, angle, probability):
-    """P(h(x) = h(y)) = 1 − θ/π with two buckets; 1/b for orthogonal vectors, never for opposite, always for equal ones.
+    """P(h(x) = h(y)) = 1 − θ/π with two buckets; with b buckets 1/b for orthogonal, 0 for opposite, 1 for equal
+    vectors.
 
     20,000 rounds: 5 σ are at most 0.018.
 

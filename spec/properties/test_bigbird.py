@@ -34,7 +34,7 @@ def attention(block=3, random=2, window=3, number_of_global=2, seed=0, **options
 
 
 def shares(module, blocks, random=2, window=3, number_of_global=2):
-    """What share of its attention a block gives to each block when all keys fit alike: (heads, blocks, blocks).
+    """The share of its attention that a block gives to each block when all keys fit alike, (heads, blocks, blocks).
 
     A twin with the same draws and blocks of one token: queries of zero weigh all that is read alike, and a token's
     value says in which block it stands.
@@ -52,7 +52,7 @@ def shares(module, blocks, random=2, window=3, number_of_global=2):
 
 
 def dense(module, x, read, present, size=3):
-    """Attention of every pair of tokens, where block i reads block j if read[h, i, j], to what is no padding."""
+    """Attention of every pair of tokens, where block i attends to block j if read[h, i, j], without padding."""
     heads, n = len(read), x.shape[1]
     allowed = read.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :n, :n] & present[:, None, None]
     query, key, value = (
@@ -84,8 +84,9 @@ class _As(nn.Module):
     number_of_global=sizes(0, 4),
     seed=seeds(),
 )
-def test_blocks_read_global_window_and_random_blocks_once(blocks, random, reach, number_of_global, seed):
-    """N(i) = global ∪ window ∪ r others, each block once; global ones read all; r is less only if no more are left.
+def test_blocks_attend_to_global_window_and_random_blocks_once(blocks, random, reach, number_of_global, seed):
+    """A block attends to N(i) = global ∪ window ∪ r other blocks, each once, a global block to all; r is less only if
+    no more are left.
 
     Source: Zaheer et al. 2020, §2 and fig. 1.
     Convention: the first ⌈g/2⌉ and last ⌊g/2⌋ blocks are global; the window counts the block itself.
@@ -103,8 +104,8 @@ def test_blocks_read_global_window_and_random_blocks_once(blocks, random, reach,
     assert torch.equal(others, expected), f"expected {expected[0].tolist()} random blocks, found {others.tolist()}"
 
 
-def test_an_inner_block_reads_as_many_blocks_as_its_settings_add_up():
-    """g + w + r blocks, whatever the length: 2 + 3 + 3 = 8 of 64 tokens in BigBird-base.
+def test_an_inner_block_attends_to_as_many_blocks_as_its_settings_add_up():
+    """An inner block attends to g + w + r blocks, whatever the length: 2 + 3 + 3 = 8 of 64 tokens in BigBird-base.
 
     Source: Zaheer et al. 2020, §2: g, w and r; appendix D.
     """
@@ -113,8 +114,9 @@ def test_an_inner_block_reads_as_many_blocks_as_its_settings_add_up():
         assert (read[:, 4:-4].sum(-1) == 3 + 5 + 3).all(), f"expected 11, found {read[:, 4:-4].sum(-1).tolist()}"
 
 
-def test_random_blocks_come_from_the_whole_text_alike():
-    """Of c blocks that are neither global nor in the window, each is drawn with probability r/c, and pairs as well.
+def test_random_blocks_are_uniform():
+    """Of c blocks that are neither global nor in the window, each is chosen with probability r/c, and each
+    pair with r(r − 1)/(c(c − 1)).
 
     600 heads at r = 2 and 12 blocks: a share is off by less than 5 σ, the false alarm of all 90 pairs below 1e-4.
 
@@ -132,8 +134,8 @@ def test_random_blocks_come_from_the_whole_text_alike():
         assert (pairs - 2 / c / (c - 1)).abs().max() < 5 * (2 / c / (c - 1) / 600) ** 0.5, "pairs are not alike"
 
 
-def test_heads_layers_and_modules_draw_their_own():
-    """Heads, layers and fresh modules read other random blocks; one seed draws the same.
+def test_heads_layers_and_modules_sample_their_own():
+    """Heads, layers and fresh modules have different random blocks; one seed gives the same.
 
     Source: Zaheer et al. 2020, §2; in the authors' code each layer has a seed and each head a draw.
     """
@@ -146,7 +148,7 @@ def test_heads_layers_and_modules_draw_their_own():
 
 
 def test_random_blocks_last():
-    """Training, evaluation, copies, other dtypes and a loaded state read the same random blocks.
+    """Training, evaluation, copies, other dtypes and a loaded state use the same random blocks.
 
     Source: a fixed attention graph, Zaheer et al. 2020, §2; a library read other ones in evaluation (transformers
     #23055).
@@ -163,7 +165,7 @@ def test_random_blocks_last():
 
 
 def test_random_blocks_make_every_pair_near():
-    """Mean shortest paths: windows alone need a number of layers in proportion to the length, random blocks its log.
+    """With windows alone the mean shortest path grows in proportion to the length, with random blocks as its logarithm.
 
     Of 24 and 96 blocks; measured 4.4 and 16.4 with windows of 5, 1.9 to 2.0 and 2.9 with 2 random blocks more; 3 seeds.
 
@@ -196,7 +198,7 @@ def test_random_blocks_make_every_pair_near():
     lengths=st.tuples(sizes(0, 26), sizes(0, 26)),
 )
 def test_it_is_dense_attention_with_a_mask(n, size, random, reach, number_of_global, seed, lengths):
-    """Attn(x)_i = softmax(q_i K_N(i)ᵀ/√d_k) V_N(i), for every length, also where it ends within a block, and padding.
+    """Attn(x)_i = softmax(q_i K_N(i)ᵀ/√d_k) V_N(i), for lengths that end within a block too, and with padding.
 
     Source: Zaheer et al. 2020, eq. 1.  Convention: what reads nothing but padding gets 0, then out_proj.
     """
@@ -224,7 +226,7 @@ def test_gradients_are_those_of_dense_attention(n, options):
 
 
 def test_second_derivatives():
-    """The gradient of the gradient equals central differences.
+    """Second derivatives of block-sparse attention equal central differences.
 
     Source: the definition of the derivative.
     """
@@ -234,7 +236,7 @@ def test_second_derivatives():
 
 @pytest.mark.parametrize("options", [{"number_of_global": 8}, {"window": 15, "number_of_global": 0}, {"random": 5}])
 def test_at_its_limits_it_is_full_attention(options):
-    """If all blocks are global, or in the window, or drawn, every token reads every token.
+    """If all blocks are global, in the window, or random, every token attends to every token.
 
     Source: Zaheer et al. 2020, §2: full attention is the complete graph; Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
@@ -244,7 +246,7 @@ def test_at_its_limits_it_is_full_attention(options):
 
 
 def test_two_layers_with_a_global_block_connect_every_pair():
-    """Contains a star graph: after two layers every token depends on every one; with windows alone, on 2·2 blocks more.
+    """With a global block every token depends on every other after two layers; with windows alone on 2·2 blocks more.
 
     Source: Zaheer et al. 2020, §3: the star graph makes sparse attention a universal approximator.
     """
@@ -259,7 +261,7 @@ def test_two_layers_with_a_global_block_connect_every_pair():
 
 
 def test_padding_is_no_information():
-    """What stands in places that `key_mask` hides changes no other token, even in global and drawn blocks.
+    """Tokens that `key_mask` hides change no other token, even in global and random blocks.
 
     Source: Zaheer et al. 2020, §2.  Convention: True marks a token.
     """
@@ -271,7 +273,7 @@ def test_padding_is_no_information():
 
 @pytest.mark.parametrize("settings", [(2, 3, 2), (0, 1, 0), (1, 5, 3)])
 def test_cost_grows_in_proportion_to_the_length(settings):
-    """g + w + r blocks a token: operations grow by the same number with each block, peak memory in proportion.
+    """Each further block costs the same operations, those of g + w + r blocks, and peak memory grows in proportion.
 
     Source: Zaheer et al. 2020, abstract: linear in the number of tokens instead of quadratic.
     """
@@ -312,7 +314,7 @@ def test_dropout_is_of_weights_and_in_training_only():
 
 @pytest.mark.parametrize(("options", "count"), [({}, 4 * 42), ({"bias": False}, 4 * 36)])
 def test_parameters_are_counted(options, count):
-    """Four maps of d² + d parameters; random blocks are none.
+    """Block-sparse attention has four projections of d² + d parameters; random blocks are none.
 
     Source: Zaheer et al. 2020, §2: heads and projections are the transformer's.
     """
@@ -350,8 +352,8 @@ def text(*shape, seed=0):
     return 3 + torch.randint(4, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_longer_text_is_filled_up_without_a_trace():
-    """Symbols `padding_idx` behind a text, within its last block, change none of its scores.
+def test_padding_to_a_longer_text_changes_nothing():
+    """Padding after a text, within its last block, does not change its logits.
 
     Source: Zaheer et al. 2020, §2.  Convention: padding is never read; blocks of a batch are those of its longest text.
     """
@@ -363,7 +365,7 @@ def test_a_longer_text_is_filled_up_without_a_trace():
 
 @pytest.mark.parametrize("what", ["words", "positions", "types"])
 def test_embeddings_are_summed(what):
-    """x⁰ = LN(words + positions + types): what moves by one vector in one table moves in another.
+    """x⁰ = LN(words + positions + types): the same vector added in any of the tables has the same effect.
 
     Source: Devlin et al. 2019, arXiv:1810.04805, fig. 2, which BigBird starts from.
     Convention: types are 0 where none are given.
@@ -377,8 +379,8 @@ def test_embeddings_are_summed(what):
     laws.assert_differs(net.encode(tokens), net.encode(tokens, 1 + 0 * tokens), by=1e-3)
 
 
-def test_as_many_tokens_as_foreseen_are_read():
-    """A text of max_len tokens is read to its end, also where max_len is no multiple of the block.
+def test_the_longest_text_is_accepted():
+    """A text of max_len tokens is accepted to its end, also where max_len is no multiple of the block.
 
     Source: Zaheer et al. 2020, §4: texts of 4096 tokens.  Convention: the last block may be cut short.
     """
@@ -389,7 +391,7 @@ def test_as_many_tokens_as_foreseen_are_read():
 
 
 def test_without_branches_the_embeddings_pass_all_norms():
-    """With zero output maps a layer is LN(LN(x)): post-norm, two norms a layer, after the embeddings' own.
+    """With output projections of zero a layer is LN(LN(x)): post-norm, two norms a layer, after the embeddings' own.
 
     Source: Devlin et al. 2019; Vaswani et al. 2017, arXiv:1706.03762, §3.1: LayerNorm(x + Sublayer(x)).
     """
@@ -406,8 +408,8 @@ def test_without_branches_the_embeddings_pass_all_norms():
     laws.assert_close(net.encode(tokens), x)
 
 
-def test_scores_read_the_words_table():
-    """s = E LN(GELU(W x + b)) + c: the table E of the symbols gives the scores, and learns from both of its uses.
+def test_logits_share_the_words_table():
+    """The logits are E LN(GELU(W x + b)) + c with E the table of words, whose gradient is the sum of both uses.
 
     Source: Devlin et al. 2019, §3.1, the authors' code; Press & Wolf 2017, arXiv:1608.05859.
     Convention: GELU by tanh, as in the authors' code.
@@ -425,8 +427,9 @@ def test_scores_read_the_words_table():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_training_starts_as_a_guess(seed):
-    """Before training every symbol is about as likely: the loss is ln V ± 0.1; tables start with deviation 0.02.
+def test_the_first_loss_is_that_of_a_guess(seed):
+    """Before training every token is about equally probable: the loss is ln V ± 0.1; tables have standard deviation
+    0.02.
 
     Measured: up to 0.03 off right, 9.3 and more off with tables of deviation 1; 3 seeds.
 
@@ -442,9 +445,9 @@ def test_training_starts_as_a_guess(seed):
     assert (net.words.weight[0] == 0).all(), "expected a padding symbol that starts at zero"
 
 
-def test_dropout_stands_before_the_embeddings_norm_and_in_each_branch():
-    """In training about p of the embeddings, of each branch's output and of the weights of attention are dropped; what
-    comes out of the embeddings' norm is whole, and so is what stands inside of the feed-forward network.
+def test_dropout_acts_before_the_embeddings_norm_and_in_each_branch():
+    """In training about p of the embeddings, of each branch's output and of the attention weights is dropped, nothing
+    after the embeddings' norm or within the feed-forward network.
 
     Source: the authors' code, as transformers' BigBirdEmbeddings.  Convention: RoBERTa drops behind the norm instead.
     """
@@ -478,7 +481,7 @@ def test_the_model_costs_in_proportion_to_the_length():
 
 @pytest.mark.project_convention
 def test_defaults_are_bigbird_base():
-    """12 layers of 12 heads, width 768, texts of 4096 tokens, dropout 0.1.
+    """The defaults are 12 layers of 12 heads, width 768, texts of 4096 tokens, dropout 0.1.
 
     Source: Zaheer et al. 2020, table 8; transformers' BigBirdConfig.
     """

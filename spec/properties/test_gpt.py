@@ -29,7 +29,7 @@ PUBLISHED = {"small": (12, 12, 768), "medium": (24, 16, 1024), "large": (36, 20,
 
 
 def model(seed=0, size=0.3, **options):
-    """float64 and every parameter random, so that no token and no position is like another."""
+    """float64, every parameter random, so that no two tokens and no two positions are alike."""
     built = GPT(VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH, **({"dropout": 0.0} | options)).double()
     laws.randomise(built, seed)
     for parameter in built.parameters():
@@ -60,7 +60,7 @@ def normed(state, name, x):
 
 
 def by_hand(state, tokens):
-    """GPT-2 one equation after another, from weights under the names of its checkpoints, (inputs, outputs)."""
+    """GPT-2 equation by equation, from weights under the names of its checkpoints, (inputs, outputs)."""
     x = state["wte.weight"][tokens] + state["wpe.weight"][: tokens.shape[1]]
     future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
     for n in range(LAYERS):
@@ -78,7 +78,8 @@ def by_hand(state, tokens):
 
 
 def test_it_is_gpt2_equation_by_equation():
-    """Logits of E[x] + P, two pre-norm blocks with causal attention and tanh-GELU, a final norm, and E once more.
+    """The logits are those of E[x] + P, two pre-norm blocks with causal attention and tanh-GELU, a final norm, and E
+    again.
 
     Source: Radford et al. 2019 (GPT-2), §2.3; Radford et al. 2018, eq. 2; the released code for tanh-GELU.
     """
@@ -88,7 +89,7 @@ def test_it_is_gpt2_equation_by_equation():
 
 
 def test_logits_depend_on_the_past_alone():
-    """Another token at t changes no logits before t, and those at t and behind.
+    """Changing token t leaves the logits before t unchanged and changes those from t on.
 
     Source: Radford et al. 2018, eq. 1: P(u_i | u_i−k, …, u_i−1).
     """
@@ -102,8 +103,8 @@ def test_logits_depend_on_the_past_alone():
         assert ((found - whole)[:, t:].abs().amax(-1) > 1e-6).all(), f"expected every later token to see token {t}"
 
 
-def test_the_same_token_means_something_else_elsewhere():
-    """Of a text of one token repeated every position has other logits: positions are put in.
+def test_positions_distinguish_equal_tokens():
+    """In a text of one repeated token every position has different logits: positions are added.
 
     Source: Radford et al. 2018, eq. 2: h₀ = U W_e + W_p.
     """
@@ -113,7 +114,8 @@ def test_the_same_token_means_something_else_elsewhere():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_have_their_parameters(name):
-    """V d + T d + l (12 d² + 13 d) + 2d: 124,439,808, 354,823,168, 774,030,080 and 1,557,611,200 of them.
+    """The four sizes have V d + T d + l (12 d² + 13 d) + 2d parameters: 124,439,808, 354,823,168, 774,030,080 and
+    1,557,611,200.
 
     Source: Radford et al. 2019, Table 2, for l and d; the released files (the table says 117M and 345M).
     """
@@ -126,7 +128,7 @@ def test_published_sizes_have_their_parameters(name):
 
 
 def test_gpt1_and_gpt3_have_their_parameters():
-    """GPT-1 has 116,534,784, the two vectors of a final norm fewer than this model; GPT-3 has 174,604,259,328.
+    """GPT-1 has 116,534,784 parameters, this model without its final norm; GPT-3 has 174,604,259,328.
 
     Source: Radford et al. 2018, §4.1; Brown et al. 2020, arXiv:2005.14165, Table 2.1.
     """
@@ -137,7 +139,7 @@ def test_gpt1_and_gpt3_have_their_parameters():
 
 
 def test_operations_are_counted():
-    """2T (12 l d² + V d) + 4 l T² d for the logits of T tokens, attention without a saving for the mask.
+    """The logits of T tokens cost 2T (12 l d² + V d) + 4 l T² d operations; attention saves nothing by its mask.
 
     Source: Kaplan et al. 2020, arXiv:2001.08361, §2.1, Table 1; a multiply-add is two operations.
     """
@@ -148,7 +150,7 @@ def test_operations_are_counted():
 
 
 def test_without_bias_only_matrices_and_scales_are_left():
-    """bias=False takes every bias away, of maps and norms.
+    """bias=False removes the bias of every linear layer and norm.
 
     Convention: nanoGPT's option; Llama and PaLM have none either.
     """
@@ -162,7 +164,7 @@ def test_without_bias_only_matrices_and_scales_are_left():
 
 
 def test_one_table_is_input_and_output():
-    """The gradient of E is the sum of both uses: as rows looked up, and as the output matrix.
+    """The gradient of E is the sum of both uses, as the table of tokens and as the output matrix.
 
     Source: Press & Wolf 2016, arXiv:1608.05859, §3; Radford et al. 2018, eq. 2: W_e stands twice.
     """
@@ -177,7 +179,7 @@ def test_one_table_is_input_and_output():
 
 
 def test_the_tie_survives_copies_and_loading():
-    """After a deep copy, or loading a state dict, a change of E changes input and output alike, and E is stored once.
+    """After a deep copy or loading a state dict, a change of E changes input and output alike, and E is stored once.
 
     Source: Press & Wolf 2016, arXiv:1608.05859.  Convention: an output matrix of its own could come apart in a copy.
     """
@@ -194,8 +196,8 @@ def test_the_tie_survives_copies_and_loading():
     assert tables == ["wte.weight"], f"expected the table once, found {tables}"
 
 
-def test_released_names_go_over_and_back():
-    """weights_to_gpt2 and weights_from_gpt2 undo each other; prefixes, masks and the second copy of E do not matter.
+def test_released_weights_convert_both_ways():
+    """weights_to_gpt2 and weights_from_gpt2 are inverse; prefixes, masks and the second copy of E do not matter.
 
     Source: the released checkpoints of GPT-2: matrices as (inputs, outputs), `h.0.attn.bias` the causal mask.
     """
@@ -217,8 +219,9 @@ def test_released_names_go_over_and_back():
 # ------------------------------------------------------------------------------------------------------ start
 
 
-def test_weights_start_as_gpt2s():
-    """N(0, 0.02²) everywhere, N(0, 0.02²/2l) at the end of a branch, biases 0, norms 1: deviations within 3 %.
+def test_weights_are_initialised_as_gpt2s():
+    """Weights are initialised as N(0, 0.02²), at the end of a branch as N(0, 0.02²/2l), biases as 0, norms as 1;
+    standard deviations are within 3 %.
 
     Source: Radford et al. 2019, §2.3: residual layers scaled by 1/√N, N their number; §4.1 of Radford et al. 2018.
     """
@@ -236,7 +239,7 @@ def test_weights_start_as_gpt2s():
 
 
 def test_the_first_loss_is_that_of_a_guess():
-    """Before any training the loss is ln V: 5.30 for 200 symbols, found within 0.1.
+    """Before training the loss is ln V: 5.30 for 200 tokens, within 0.1.
 
     Source: Radford et al. 2018, §4.1: weights of N(0, 0.02²) make all logits small.
     """
@@ -246,7 +249,8 @@ def test_the_first_loss_is_that_of_a_guess():
 
 
 def test_dropout_is_gpt2s():
-    """Dropout of 0.1 by default: behind the embeddings, of weights, behind branches; none between the maps of FFN.
+    """Dropout of 0.1 by default acts after the embeddings, on attention weights and after branches, not within the
+    feed-forward network.
 
     Source: Radford et al. 2018, §4.1: residual, embedding and attention dropouts of 0.1.
     """
@@ -279,7 +283,7 @@ def test_dropout_is_gpt2s():
 
 @given(seed=seeds())
 def test_loss_is_the_cross_entropy_of_the_next_token(seed):
-    """loss = −1/n Σ log softmax(logits_t)[x_t+1], in nats: the last token is predicted, and predicts nothing.
+    """loss = −1/n Σ log softmax(logits_t)[x_t+1], in nats: the last token is predicted and predicts nothing.
 
     Source: Radford et al. 2018, eq. 1.
     """
@@ -292,7 +296,7 @@ def test_loss_is_the_cross_entropy_of_the_next_token(seed):
 
 
 def test_a_text_may_be_one_token_longer_than_the_model():
-    """block_size + 1 tokens have a loss: block_size are read, and as many predicted; the logits of them are refused.
+    """A text of block_size + 1 tokens has a loss, of block_size predictions; its logits are refused.
 
     Source: Radford et al. 2018, eq. 1, with a context of k.
     """
@@ -302,7 +306,7 @@ def test_a_text_may_be_one_token_longer_than_the_model():
 
 
 def test_padding_counts_nowhere():
-    """The loss of padded texts is the mean over the tokens of both that have one before them, whatever the padding is.
+    """The loss of padded texts is the mean over their tokens that have a token before them, whatever the padding is.
 
     Convention: padding at either side; what is predicted from padding or is padding has no loss.
     """
@@ -323,7 +327,7 @@ def test_padding_counts_nowhere():
 
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
 def test_a_cache_gives_the_logits_of_the_whole_text(chunks):
-    """Token by token, or in chunks, with a cache: the logits of the whole text, positions going on; a ninth is refused.
+    """Token by token or in chunks, a cache gives the logits of the whole text; a token beyond block_size is refused.
 
     Source: Shazeer 2019, arXiv:1911.02150, §2.2: incremental decoding.
     """
@@ -335,8 +339,8 @@ def test_a_cache_gives_the_logits_of_the_whole_text(chunks):
     laws.rejects(lambda: built(tokens[:, :1], cache=cache), ("9",))
 
 
-def test_padding_at_the_left_changes_nothing():
-    """A text gives the same logits with padding before it as alone, at once and with a cache, whatever stands there.
+def test_padding_on_the_left_changes_nothing():
+    """A text has the same logits with padding on its left as alone, at once and with a cache, whatever the padding is.
 
     Convention: key_mask is True at tokens; positions count tokens, so padding takes none.
     """
@@ -361,7 +365,7 @@ def logits_of(*probabilities):
     ("p", "kept"), [(0.0, 1), (0.3, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.76, 3), (0.875, 3), (0.9, 4), (1.0, 4)]
 )
 def test_a_nucleus_is_the_smallest_set_of_that_mass(p, kept):
-    """Of (½, ¼, ⅛, ⅛) the nucleus of p has the fewest tokens of Σ >= p, the one that crosses p among them.
+    """Of (½, ¼, ⅛, ⅛) the nucleus of p is the smallest set of tokens with Σ >= p, including the one that crosses p.
 
     Source: Holtzman et al. 2019, §3.1: the smallest set such that Σ P >= p, then P' = P/p'.
     Convention: of equal tokens at the rim the first stay.
@@ -377,7 +381,7 @@ def test_a_nucleus_is_the_smallest_set_of_that_mass(p, kept):
 
 @given(k=st.integers(1, 7), seed=seeds())
 def test_top_k_keeps_the_k_largest(k, seed):
-    """The k largest logits keep their proportions, the others have no chance; more than V keeps all.
+    """top_k keeps the proportions of the k largest probabilities and sets the others to 0; a k above V keeps all.
 
     Source: Fan et al. 2018, arXiv:1805.04833, §5.4.
     """
@@ -387,8 +391,8 @@ def test_top_k_keeps_the_k_largest(k, seed):
     laws.assert_close(sampling_distribution(z, top_k=k), expected / expected.sum(-1, keepdim=True))
 
 
-def test_equals_of_the_kth_all_stay():
-    """Of logits (2, 1, 1, 0) the two largest are three.
+def test_ties_with_the_kth_all_stay():
+    """top_k=2 keeps three of the logits (2, 1, 1, 0): ties with the k-th stay.
 
     Convention: transformers' TopKLogitsWarper removes what is below the k-th.
     """
@@ -399,7 +403,7 @@ def test_equals_of_the_kth_all_stay():
 
 @given(seed=seeds(), temperature=floats(0.2, 5))
 def test_temperature_divides_the_logits(seed, temperature):
-    """p_i ∝ exp(u_i/T): T = 1 is the plain softmax, and the order of tokens stays.
+    """p_i ∝ exp(u_i/T): T = 1 is the plain softmax, and any T keeps the order of tokens.
 
     Source: Holtzman et al. 2019, §3.3: eq. 4.
     """
@@ -409,7 +413,7 @@ def test_temperature_divides_the_logits(seed, temperature):
 
 
 def test_temperature_comes_before_the_filters_and_top_k_before_the_nucleus():
-    """A temperature changes who is in the nucleus, and the nucleus is of what top-k left.
+    """The temperature is applied before the nucleus is taken, and top-k before the nucleus.
 
     (½, ¼, ¼) at T = ½ is (⅔, ⅙, ⅙): its nucleus of 0.6 is one token, that of (½, ¼, ¼) two. Of (0.4, 0.3, 0.3) the
     top two are (4/7, 3/7), whose nucleus of 0.5 is one token; that of the three is two.
@@ -439,7 +443,7 @@ def test_all_roads_lead_to_the_most_probable_token(seed):
 
 @pytest.mark.parametrize(("dtype", "temperature"), [(torch.float32, 1e-42), (torch.float16, 1e-7)])
 def test_a_temperature_next_to_zero_is_greedy(dtype, temperature):
-    """So small a T that u/T is beyond every number chooses the largest logit, as its limit does.
+    """A temperature so small that u/T overflows chooses the largest logit, as its limit does.
 
     Source: Holtzman et al. 2019, eq. 4, of which only differences of logits matter.
     """
@@ -474,7 +478,7 @@ def greedy_by_hand(built, tokens, steps):
 
 @pytest.mark.parametrize("steps", [0, 1, 4, 12])
 def test_greedy_text_is_the_most_probable_token_again_and_again(steps):
-    """With T = 0 each token is the most probable behind those before it, also when the text outgrows block_size.
+    """With T = 0 each token is the most probable one after those before it, also when the text outgrows block_size.
 
     Source: Radford et al. 2018, eq. 1.  Convention: a longer text is continued from its last block_size tokens.
     """
@@ -488,7 +492,7 @@ def test_greedy_text_is_the_most_probable_token_again_and_again(steps):
 
 
 def test_a_cache_is_used_while_the_text_fits():
-    """With a cache 4 tokens behind 4 cost what 7 tokens cost at once, apart from attention over the cache.
+    """With a cache, generating 4 tokens after 4 costs what 7 tokens cost at once, apart from attention over the cache.
 
     Source: Shazeer 2019, arXiv:1911.02150, §2.2.
     """
@@ -499,8 +503,8 @@ def test_a_cache_is_used_while_the_text_fits():
     assert found == maps + reading, f"expected {maps + reading} operations, found {found}"
 
 
-def test_texts_padded_at_the_left_are_continued_as_alone():
-    """Texts of 3 and 5 tokens in one batch, filled up at the left, go on as each does alone, beyond block_size too.
+def test_texts_padded_on_the_left_are_continued_as_alone():
+    """Texts of 3 and 5 tokens in one batch, padded on the left, are continued as each is alone, also beyond block_size.
 
     Convention: key_mask is True at tokens; tokens that are written count as tokens.
     """
@@ -521,7 +525,7 @@ def test_texts_padded_at_the_left_are_continued_as_alone():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_generators_seed_is_the_text(seed):
-    """The same seed writes the same text, and leaves the global generator alone; the prompt stands in front of it.
+    """The same seed generates the same text after the prompt and leaves the global generator unchanged.
 
     Source: the contract of torch.Generator.
     """
@@ -535,7 +539,7 @@ def test_a_generators_seed_is_the_text(seed):
 
 
 def test_tokens_may_be_of_32_bits():
-    """Tokens of 32 bits have the logits and the loss of the same numbers in 64, and are continued in 32.
+    """int32 tokens have the logits and the loss of the same int64 tokens, and are continued in int32.
 
     Convention: what is written has the dtype of what it continues.
     """
@@ -545,8 +549,8 @@ def test_tokens_may_be_of_32_bits():
     laws.assert_same(built.generate(tokens.int(), 6, 0), built.generate(tokens, 6, 0).int())
 
 
-def test_no_texts_go_on_as_far():
-    """A batch of no texts comes back as long as any other: 3 tokens and 4 more.
+def test_an_empty_batch_generates_an_empty_batch():
+    """An empty batch of 3-token prompts, continued by 4 tokens, has shape (0, 7).
 
     Convention: an empty batch is a batch.
     """
@@ -555,8 +559,9 @@ def test_no_texts_go_on_as_far():
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.7}])
-def test_tokens_are_drawn_by_their_chances(options):
-    """Of 5,000 texts the share of a next token is its chance: χ² below the 0.1 % point; none has no chance.
+def test_tokens_are_sampled_by_their_probabilities(options):
+    """Over 5,000 texts the next token has the frequencies of its probabilities: χ² is below the 0.1 % point, and no
+    token of probability 0 occurs.
 
     Seed fixed; a right sampler would fail for one seed in a thousand.
 
@@ -581,7 +586,7 @@ def test_tokens_are_drawn_by_their_chances(options):
 
 
 def test_a_text_ends_at_its_stop_token():
-    """Behind stop_token a text is stop_token only, the others go on, and nothing is written when all have ended.
+    """After its stop_token a text repeats it, other texts continue, and generation stops when all have ended.
 
     Convention: rows that ended are filled up with stop_token; x-transformers 496e41d left what was drawn there.
     """
@@ -607,8 +612,8 @@ def test_a_text_ends_at_its_stop_token():
     )
 
 
-def test_writing_keeps_the_mode_and_needs_no_graph():
-    """generate leaves training or evaluation as it was, and what it returns has no graph behind it.
+def test_generating_keeps_the_mode_and_needs_no_graph():
+    """generate keeps the mode of training or evaluation, and its result has no graph.
 
     Convention: the caller chooses the mode, as with any module.
     """
@@ -622,7 +627,7 @@ def test_writing_keeps_the_mode_and_needs_no_graph():
 
 
 class _Recorder(torch.optim.SGD):
-    """Notes the learning rate and the norm of the gradient at each step."""
+    """Records the learning rate and the norm of the gradient at each step."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -635,7 +640,7 @@ class _Recorder(torch.optim.SGD):
 
 
 def test_training_follows_the_schedule():
-    """The rate grows linearly to its peak, moving at the first step already, then falls by a cosine to a tenth.
+    """The rate grows linearly to its peak, positive from the first step, then falls by a cosine to a tenth.
 
     Source: Brown et al. 2020, arXiv:2005.14165, appendix B; Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5.
     Convention: step 1 of w warm-up steps has 1/w of the peak; nanoGPT dc81cb3 began with 0.
@@ -652,7 +657,7 @@ def test_training_follows_the_schedule():
 
 
 def test_every_group_has_a_peak_of_its_own():
-    """Groups of different learning rates each follow their own peak, and get it back in the end.
+    """Groups of different learning rates each follow their own peak, which is restored at the end.
 
     Source: the contract of torch.optim's parameter groups; Brown et al. 2020, appendix B, for the schedule.
     """
@@ -666,8 +671,8 @@ def test_every_group_has_a_peak_of_its_own():
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.02], "expected both peaks back at the end"
 
 
-def test_frozen_parameters_are_no_hindrance():
-    """A parameter without a gradient stays as it is; the others learn.
+def test_frozen_parameters_stay_frozen():
+    """A parameter without a gradient is unchanged; the others learn.
 
     Source: Pascanu, Mikolov & Bengio 2012: the norm is over the gradients that there are.
     """
@@ -683,7 +688,7 @@ def test_frozen_parameters_are_no_hindrance():
 
 @pytest.mark.parametrize("clip", [0.05, 1e6])
 def test_gradients_are_clipped_together(clip):
-    """All gradients are scaled by one factor to a norm of at most `clip`; shorter ones are left as they are.
+    """All gradients are scaled by one factor to a norm of at most `clip`; shorter ones are unchanged.
 
     Source: Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063, algorithm 1.
     """
@@ -702,8 +707,8 @@ def test_gradients_are_clipped_together(clip):
         laws.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-8, because="torch adds 1e-6 to the norm")
 
 
-def test_training_tells_how_it_goes():
-    """Every `every` steps, and at the last, a line with the step and the mean loss since; the losses of all come back.
+def test_training_reports_its_loss():
+    """train reports step and mean loss every `every` steps and at the last, and returns the loss of every step.
 
     Convention: report=print by default, None for silence.
     """
@@ -717,7 +722,7 @@ def test_training_tells_how_it_goes():
 
 
 class _Slope(nn.Module):
-    """Its loss has the slope 3 in its one weight, whatever the tokens, which it notes."""
+    """Its loss has the derivative 3 in its one weight, whatever the tokens, which it records."""
 
     block_size = 4
 
@@ -730,8 +735,8 @@ class _Slope(nn.Module):
         return 3 * self.weight.sum()
 
 
-def test_windows_of_a_text_are_all_drawn():
-    """A text as long as one window trains on it; of one token more, both windows are drawn.
+def test_windows_of_a_text_are_all_sampled():
+    """A text as long as one window trains on it; of a text of one token more, both windows are sampled.
 
     Convention: windows of block_size + 1 tokens start anywhere, the last as well as the first; 32 of them a step.
     """
@@ -750,7 +755,7 @@ def test_windows_of_a_text_are_all_drawn():
 
 
 def test_training_has_its_defaults(capsys):
-    """A warm-up of 20 steps, gradients of at most 1, a printed line every 100 steps.
+    """By default train warms up for 20 steps, clips gradients to a norm of 1 and prints a line every 100 steps.
 
     Source: Brown et al. 2020, arXiv:2005.14165, appendix B, for the norm of 1.
     Convention: 20 steps of warm-up suit runs of a few hundred steps.
@@ -767,7 +772,7 @@ def test_training_has_its_defaults(capsys):
 
 
 def test_matrices_decay_and_vectors_do_not():
-    """Every parameter is in one of two groups: tables and matrices with the decay, biases and norms with none.
+    """decay_groups puts every parameter in one of two groups: tables and matrices decay, biases and norms do not.
 
     Source: Loshchilov & Hutter 2017, arXiv:1711.05101.  Convention: by dimensions; by name minGPT forgot some (#16).
     """

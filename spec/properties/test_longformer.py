@@ -37,8 +37,8 @@ def layer_norm(x, norm):
     return nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias)
 
 
-def reads(n, positions=None, **options):
-    """Whose word moves whose features: (n, n) of booleans, by the gradient to the table; no word comes twice."""
+def affects(n, positions=None, **options):
+    """Which token affects which features, (n, n) of booleans, by the gradient to the table; no token occurs twice."""
     net, tokens = model(symbols=3 + n, **options), 3 + torch.arange(n)[None]
     features = net.encode(tokens, positions)[0].sum(-1)
     rows = [torch.autograd.grad(one, net.words.weight, retain_graph=True)[0][3:] for one in features]
@@ -52,18 +52,18 @@ def reads(n, positions=None, **options):
     ("window", "dilation", "reach"), [(4, 1, 2 + 2), ((2, 6), 1, 1 + 3), ((4, 2), (1, 3), 2 + 3), (2, (2, 1), 2 + 1)]
 )
 def test_layers_reach_as_far_as_their_windows_add_up(window, dilation, reach):
-    """Each layer has its window and dilation, and a stack reaches Σ d·w/2 tokens to each side, no token further.
+    """Each layer has its window and dilation, and a stack reaches Σ d·w/2 tokens to each side and no further.
 
     Source: Beltagy et al. 2020, §3.1, a receptive field of ℓ × w, and §3.2, windows that grow from layer to layer.
     """
-    found = reads(13, window=window, dilation=dilation)
+    found = affects(13, window=window, dilation=dilation)
     gap = (torch.arange(13)[:, None] - torch.arange(13)).abs()
     assert not found[gap > reach].any(), f"expected nothing beyond {reach} tokens, found {found.int().tolist()}"
     assert found[gap == reach].all(), f"expected tokens to reach {reach} far, found {found.int().tolist()}"
 
 
-def test_windows_and_dilations_stand_in_the_order_of_the_layers():
-    """window[n] and dilation[n] are layer n's.
+def test_windows_and_dilations_are_in_the_order_of_the_layers():
+    """window[n] and dilation[n] are those of layer n.
 
     Source: Beltagy et al. 2020, §3.2: small windows in lower layers.
     """
@@ -79,11 +79,11 @@ def test_windows_and_dilations_stand_in_the_order_of_the_layers():
 
 
 def test_global_tokens_connect_every_pair_in_two_layers():
-    """With one global token, after two layers every token depends on every other; each text has its own.
+    """With one global token every token depends on every other after two layers; each text has its own global tokens.
 
     Source: Beltagy et al. 2020, §3.1, Global Attention.
     """
-    assert reads(13, torch.tensor([[5]]), window=2).all(), "expected every pair to be connected"
+    assert affects(13, torch.tensor([[5]]), window=2).all(), "expected every pair to be connected"
     net, tokens = model(window=2), text(2, 13)
     found = net(tokens, torch.tensor([[5, -1], [0, 12]]))
     for sample, row in enumerate(([5], [12, 0])):
@@ -91,7 +91,7 @@ def test_global_tokens_connect_every_pair_in_two_layers():
 
 
 def test_an_exact_window_needs_no_multiple():
-    """At a window that holds the whole text, of any length, features are those of full attention.
+    """If the window holds the whole text, of any length, features are those of full attention.
 
     Source: Beltagy et al. 2020, §3.1; Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
@@ -113,7 +113,8 @@ def test_an_exact_window_needs_no_multiple():
 
 
 def test_positions_are_counted_over_tokens():
-    """A token's position is padding_idx + its number among the text's tokens, from 1: filling in front moves nobody.
+    """A token's position is padding_idx + its index among the text's tokens, from 1: padding in front changes no
+    position.
 
     Source: RoBERTa's code, from whose weights Longformer starts (Beltagy et al. 2020, §5); transformers'
     create_position_ids_from_input_ids.
@@ -131,8 +132,8 @@ def test_positions_are_counted_over_tokens():
     assert len(net.positions.weight) == 40 + PADDING + 1, f"found {len(net.positions.weight)} rows"
 
 
-def test_as_many_tokens_as_foreseen_find_their_positions():
-    """A text of max_len tokens is read, its last token at the table's last row.
+def test_the_longest_text_has_positions():
+    """A text of max_len tokens is accepted, and its last token uses the last row of the table.
 
     Source: Beltagy et al. 2020, §5: 4096 positions; RoBERTa's table has padding_idx + 1 more.
     """
@@ -145,7 +146,7 @@ def test_as_many_tokens_as_foreseen_find_their_positions():
 
 @pytest.mark.parametrize("what", ["words", "positions", "types"])
 def test_embeddings_are_summed(what):
-    """x⁰ = LN(words + positions + types): what moves by one vector in one table moves in another.
+    """x⁰ = LN(words + positions + types): the same vector added in any of the tables has the same effect.
 
     Source: Devlin et al. 2019, arXiv:1810.04805, fig. 2; RoBERTa's code.  Convention: types are 0 if none are given.
     """
@@ -160,7 +161,7 @@ def test_embeddings_are_summed(what):
 
 
 def test_padding_is_no_information():
-    """Symbols `padding_idx` behind a text change none of its scores, with global tokens and without.
+    """Padding after a text does not change its logits, with global tokens and without.
 
     Source: Beltagy et al. 2020, §3.1.  Convention: padding is never read, and its rows of the tables learn nothing
     from being looked up.
@@ -179,8 +180,8 @@ def test_padding_is_no_information():
 # ---------------------------------------------------------------------------------------------- head, start, dropout
 
 
-def test_scores_read_the_words_table():
-    """s = E LN(GELU(W x + b)) + c, E the table of the symbols, which learns from both of its uses.
+def test_logits_share_the_words_table():
+    """The logits are E LN(GELU(W x + b)) + c with E the table of words, whose gradient is the sum of both uses.
 
     Source: RoBERTa's code; Press & Wolf 2017, arXiv:1608.05859.  Convention: exact GELU.
     """
@@ -197,8 +198,9 @@ def test_scores_read_the_words_table():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_training_starts_as_a_guess(seed):
-    """Before training every symbol is about as likely: the loss is ln V ± 0.1; tables start with deviation 0.02.
+def test_the_first_loss_is_that_of_a_guess(seed):
+    """Before training every token is about equally probable: the loss is ln V ± 0.1; tables have standard deviation
+    0.02.
 
     Measured: up to 0.03 off right, 8.7 and more off with tables of deviation 1; 3 seeds.
 
@@ -216,8 +218,8 @@ def test_training_starts_as_a_guess(seed):
         assert (table.weight[1] == 0).all(), "expected padding that starts at zero"
 
 
-def test_global_projections_start_as_copies_in_every_layer():
-    """Q_g, K_g and V_g of each layer start equal to its Q, K and V, and without global tokens they get no gradient.
+def test_global_projections_are_initialised_as_copies_in_every_layer():
+    """Q_g, K_g and V_g of each layer are initialised as its Q, K and V, and without global tokens they get no gradient.
 
     Source: Beltagy et al. 2020, §3.1, Linear Projections for Global Attention.
     """
@@ -234,9 +236,9 @@ def test_global_projections_start_as_copies_in_every_layer():
     laws.gradient_reaches(net(tokens).square().sum(), others, own)
 
 
-def test_dropout_stands_behind_the_embeddings_norm_and_in_each_branch():
-    """In training about p of the normalized embeddings, of each branch's output and of the weights of attention are
-    dropped; what goes into the embeddings' norm is whole, and so is what stands inside of the feed-forward network.
+def test_dropout_acts_after_the_embeddings_norm_and_in_each_branch():
+    """In training about p of the normalized embeddings, of each branch's output and of the attention weights is
+    dropped, nothing before the embeddings' norm or within the feed-forward network.
 
     Source: RoBERTa's code, as transformers' LongformerEmbeddings.  Convention: BigBird drops before the norm instead.
     """
@@ -271,7 +273,7 @@ def test_the_model_costs_in_proportion_to_the_length():
 
 @pytest.mark.project_convention
 def test_defaults_are_longformer_base():
-    """12 layers of 12 heads, width 768, windows of 512, texts of 4096 tokens, dropout 0.1, ε = 1e-5.
+    """The defaults are 12 layers of 12 heads, width 768, windows of 512, texts of 4096 tokens, dropout 0.1, ε = 1e-5.
 
     Source: Beltagy et al. 2020, §5; transformers' allenai/longformer-base-4096.
     """

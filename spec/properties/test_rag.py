@@ -43,7 +43,7 @@ def random(*shape, seed: int = 0):
 
 
 def answers(b=2, k=3, t=3, v=3, seed: int = 0):
-    """Scores of k passages, log-probabilities of v symbols at t places, and a target."""
+    """Scores of k passages, log-probabilities of v tokens at t positions, and a target."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(v, (b, t), generator=generator)
     return random(b, k, seed=seed), random(b, k, t, v, seed=seed + 1).log_softmax(-1), target
@@ -69,7 +69,7 @@ def by_hand(nll, scores, log_probs, target):
 @BOTH
 @given(seed=seeds(), k=sizes(1, 4), t=sizes(1, 4))
 def test_marginals_are_sums_of_products(nll, seed, k, t):
-    """Sequence: Σ_z p_η(z|x) Π_i p_θ(y_i|x, z, y_<i); Token: Π_i Σ_z p_η(z|x) p_θ(y_i|x, z, y_<i).
+    """RAG-Sequence is Σ_z p_η(z|x) Π_i p_θ(y_i|x, z, y_<i), RAG-Token Π_i Σ_z p_η(z|x) p_θ(y_i|x, z, y_<i).
 
     Source: Lewis et al. 2020, §2.1.
     """
@@ -80,7 +80,7 @@ def test_marginals_are_sums_of_products(nll, seed, k, t):
 @BOTH
 @given(seed=seeds())
 def test_answers_have_probabilities_that_sum_to_one(nll, seed):
-    """Over all 27 answers of three symbols out of three Σ_y p(y|x) = 1: probabilities are averaged, and not logits.
+    """Over all 27 answers of three tokens out of three Σ_y p(y|x) = 1: probabilities are averaged, not logits.
 
     Source: Lewis et al. 2020, §2.1: a marginal distribution.
     """
@@ -92,7 +92,8 @@ def test_answers_have_probabilities_that_sum_to_one(nll, seed):
 
 @given(seed=seeds(), case=st.sampled_from(["one symbol", "one passage", "one opinion", "one certain passage"]))
 def test_where_both_marginals_are_one(seed, case):
-    """Sequence and Token agree for answers of one symbol, for k = 1, where all passages say the same, or one is sure.
+    """Sequence and Token agree for answers of one token, for k = 1, where all passages predict the same, and where one
+    passage is certain.
 
     Source: Lewis et al. 2020, §2.1: "if treating the target class as a sequence of length one, the models are
     equivalent".
@@ -108,7 +109,7 @@ def test_where_both_marginals_are_one(seed, case):
 
 
 def test_one_passage_is_its_generator():
-    """For k = 1 both are Σ_i −log p_θ(y_i|x, z, y_<i), whatever the score is.
+    """For k = 1 both losses are Σ_i −log p_θ(y_i|x, z, y_<i), whatever the score is.
 
     Source: Lewis et al. 2020, §2.1.
     """
@@ -121,7 +122,7 @@ def test_one_passage_is_its_generator():
 @BOTH
 @given(seed=seeds(), shift=floats(-50, 50), order=permutations(3))
 def test_order_and_offset_of_passages_are_no_information(nll, seed, shift, order):
-    """p_η ∝ exp score: a constant added to all scores, or another order of the passages, changes nothing.
+    """As p_η ∝ exp score, neither a constant added to all scores nor another order of the passages changes the loss.
 
     Source: Lewis et al. 2020, §2.2.
     """
@@ -132,7 +133,7 @@ def test_order_and_offset_of_passages_are_no_information(nll, seed, shift, order
 
 @given(seed=seeds())
 def test_the_score_of_a_passage_rises_where_it_explains_the_answer(seed):
-    """∂ log p(y|x)/∂ score_z = p(z|x, y) − p_η(z|x): what the posterior has above the prior.
+    """∂ log p(y|x)/∂ score_z = p(z|x, y) − p_η(z|x), the posterior minus the prior.
 
     Source: Lewis et al. 2020, §2.1, RAG-Sequence, by differentiation: how answers alone train the retriever.
     """
@@ -179,7 +180,7 @@ def test_huge_scores_are_no_infinities(nll):
 @BOTH
 @given(seed=seeds(), length=sizes(0, 3))
 def test_padding_is_no_part_of_the_answer(nll, seed, length):
-    """With a mask the answer is as probable as its own symbols alone; without one every place counts.
+    """With a mask an answer is as probable as its own tokens alone; without one every position counts.
 
     Source: Lewis et al. 2020, §2.1: N is the length of the answer.  Convention: what stands in padding may be no symbol
     at all, such as the −100 of torch's cross-entropy.
@@ -196,7 +197,7 @@ def test_padding_is_no_part_of_the_answer(nll, seed, length):
 
 @BOTH
 def test_second_derivatives_of_the_marginals(nll):
-    """The gradient of the gradient equals central differences, to scores and log-probabilities.
+    """Second derivatives with respect to scores and log-probabilities equal central differences.
 
     Source: the definition of the derivative.
     """
@@ -228,7 +229,7 @@ def test_what_runs_is_from_scratch():
 
 @MARGINALS
 def test_the_model_sums_over_the_best_passages_alone(marginal):
-    """p(y|x) is over the k passages of largest d(z)ᵀq(x), with p_η renormalised among them.
+    """p(y|x) sums over the k passages of largest d(z)ᵀq(x), with p_η renormalised among them.
 
     Source: Lewis et al. 2020, §2.1: "the retrieved documents … top K", §2.2.
     """
@@ -243,7 +244,7 @@ def test_the_model_sums_over_the_best_passages_alone(marginal):
 
 @MARGINALS
 def test_retriever_and_generator_learn_from_the_answer(marginal):
-    """−log p(y|x) gives gradient to the question encoder and the generator; passage encoder and index stand still.
+    """−log p(y|x) gives gradient to the question encoder and the generator; the passage encoder and the index get none.
 
     Source: Lewis et al. 2020, §2.4: "we keep the document encoder (and index) fixed".
     """
@@ -261,7 +262,7 @@ def test_retriever_and_generator_learn_from_the_answer(marginal):
 
 
 def test_the_retrievers_gradient_is_that_of_the_marginal():
-    """The gradient to the question encoder equals that of the marginal written out, in both orders.
+    """The gradient to the question encoder equals that of the marginal written out.
 
     Source: Lewis et al. 2020, §2.1 and §2.2.
     """
@@ -283,8 +284,8 @@ def test_the_retrievers_gradient_is_that_of_the_marginal():
 
 @pytest.mark.parametrize("marginal", ["sequence", "token"])
 @given(seed=seeds())
-def test_generation_takes_the_likeliest_next_symbol(marginal, seed):
-    """Each symbol is the arg max of p(y_i|x, y_<i) = p(y_≤i|x)/p(y_<i|x), which is asked of the marginal itself.
+def test_generation_takes_the_most_probable_next_token(marginal, seed):
+    """Each generated token is the arg max of p(y_i|x, y_<i) = p(y_≤i|x)/p(y_<i|x), computed from the loss itself.
 
     Source: Lewis et al. 2020, §2.5, RAG-Token; for RAG-Sequence the same rule with the passages' posterior.
     """
@@ -302,7 +303,7 @@ def test_generation_takes_the_likeliest_next_symbol(marginal, seed):
 
 
 def test_tokens_may_have_passages_of_their_own():
-    """Two passages that each know one half of the answer: RAG-Token gives it ¼, RAG-Sequence nothing.
+    """Where two passages each know one half of the answer, RAG-Token gives it ¼ and RAG-Sequence nothing.
 
     Source: Lewis et al. 2020, §2.1: "this allows the generator to choose content from several documents".
     """
@@ -315,7 +316,7 @@ def test_tokens_may_have_passages_of_their_own():
 
 
 def test_new_passages_change_the_answer_without_training():
-    """With the index replaced, the same model finds the new passages: what it knows of the world is in the index.
+    """With the index replaced, the same model retrieves the new passages: its knowledge is in the index.
 
     Source: Lewis et al. 2020, §4.5, "Index hot-swapping".
     """
@@ -331,7 +332,7 @@ def test_new_passages_change_the_answer_without_training():
 
 
 def test_the_defaults_of_the_model():
-    """Five passages, one behind the whole answer; k1 = 1.5 and b = 0.75; an index by inner product.
+    """The defaults are five passages, the sequence marginal, k1 = 1.5, b = 0.75, and an index by inner product.
 
     Source: Lewis et al. 2020, §3: "k ∈ {5, 10}"; Robertson & Zaragoza 2009, §3.4.4: b in 0.5 … 0.8, k1 in 1.2 … 2.
     """
@@ -364,7 +365,7 @@ def bm25(corpus, query, k1, b):
 
 @given(corpus=TEXTS, query=st.lists(st.sampled_from("abcdef"), max_size=4), k1=floats(0, 3), b=floats(0, 1))
 def test_bm25_is_the_formula(corpus, query, k1, b):
-    """score = Σ_t idf(t)·f(k₁ + 1)/(f + k₁(1 − b + b·|D|/avgdl)), a repeated word of the query again.
+    """score = Σ_t idf(t)·f(k₁ + 1)/(f + k₁(1 − b + b·|D|/avgdl)), where a word that the query repeats counts each time.
 
     Source: Robertson & Zaragoza 2009, eq. 3.15.
     Convention: idf = ln(1 + (N − n + ½)/(n + ½)) as in Lucene, n = documents with the word.
@@ -373,7 +374,7 @@ def test_bm25_is_the_formula(corpus, query, k1, b):
 
 
 def test_presence_alone_counts_without_k1():
-    """k₁ = 0: the score is the sum of the idf of the words that are there, however often.
+    """For k₁ = 0 the score is the sum of the idf of the words that are present, however often.
 
     Source: Robertson & Zaragoza 2009, §3.4.2: k₁ = 0 is the binary model.
     """
@@ -383,7 +384,7 @@ def test_presence_alone_counts_without_k1():
 
 
 def test_repetition_saturates():
-    """f → ∞: a word gives no more than idf·(k₁ + 1), and each repetition adds less than the one before.
+    """As f → ∞ a word contributes at most idf·(k₁ + 1), and each repetition adds less than the one before.
 
     Source: Robertson & Zaragoza 2009, §3.4.1 and figure 3.1.
     """
@@ -395,7 +396,7 @@ def test_repetition_saturates():
 
 
 def test_length_counts_by_b():
-    """b = 0: a document's other words change nothing; b = 1: a document repeated as a whole scores the same.
+    """For b = 0 a document's other words change nothing; for b = 1 a document repeated as a whole scores the same.
 
     Source: Robertson & Zaragoza 2009, §3.4.3: full normalisation divides f by |D|/avgdl.
     """
@@ -408,7 +409,7 @@ def test_length_counts_by_b():
 
 
 def test_rare_words_count_more_and_none_counts_against():
-    """idf falls as more documents have the word, and stays above 0 where all do.
+    """idf falls as more documents have the word, and is above 0 even where all do.
 
     Source: Robertson & Zaragoza 2009, §3.1.  Convention: with "1 +"; the book's idf is negative past half of all.
     """
@@ -419,7 +420,8 @@ def test_rare_words_count_more_and_none_counts_against():
 
 
 def test_the_best_documents_come_first():
-    """`search` gives the k best with their scores, equal ones in the documents' order; all of them if k is more.
+    """`search` returns the k best documents with their scores, ties in the documents' order, and all of them if k is
+    larger.
 
     Convention: as a stable sort.
     """
@@ -433,8 +435,8 @@ def test_the_best_documents_come_first():
     laws.assert_same(ids[0, 3:], torch.tensor([2, 4]))
 
 
-def test_no_questions_find_no_passages():
-    """A batch of no questions gives no scores, no numbers and no answers.
+def test_an_empty_batch_finds_nothing():
+    """An empty batch of questions gives empty scores, indices and answers.
 
     Convention: torch's, for batches of size 0.
     """
@@ -444,8 +446,8 @@ def test_no_questions_find_no_passages():
     assert model.generate([]).shape == (0, 1) and model([], torch.zeros(0, 1).long()).shape == (0,)
 
 
-def test_words_may_be_anything_that_compares():
-    """Numbers of words do as well as words, an empty document scores 0, and the corpus is not changed.
+def test_words_may_be_any_hashable_value():
+    """Word ids work as well as words, an empty document scores 0, and the corpus is not changed.
 
     Convention: a document is a sequence of keys.
     """
@@ -461,7 +463,7 @@ def test_words_may_be_anything_that_compares():
 
 @given(seed=seeds(), n=sizes(1, 9), k=sizes(1, 12))
 def test_the_search_is_exact(seed, n, k):
-    """The k vectors of largest inner product, best first, by looking at all of them; all n where k is more.
+    """`search` returns the k vectors of largest inner product, best first, and all n where k is larger.
 
     Source: Lewis et al. 2020, §2.2: maximum inner product search; here exact.
     """
@@ -473,8 +475,8 @@ def test_the_search_is_exact(seed, n, k):
         laws.assert_close(score, torch.tensor([s for s, _ in every], dtype=torch.float64))
 
 
-def test_the_smallest_sizes_are_sizes():
-    """Vectors of one number, the one best document, one passage behind an answer.
+def test_sizes_of_one_work():
+    """Vectors of dimension 1, top-1 retrieval and a single passage per answer all work.
 
     Convention: 1 is the least of dim and k; training needs two passages, of which one is the other's negative.
     """
@@ -490,7 +492,7 @@ def test_the_smallest_sizes_are_sizes():
 
 
 def test_equal_scores_keep_the_order_of_adding():
-    """Of vectors that tie the one that was added first comes first.
+    """Among vectors that tie, the one that was added first comes first.
 
     Convention: as a stable sort.
     """
@@ -503,7 +505,7 @@ def test_equal_scores_keep_the_order_of_adding():
 
 @given(seed=seeds(), factor=floats(0.01, 50))
 def test_the_scale_of_a_query_is_no_information(seed, factor):
-    """A query times c > 0 finds the same vectors: inner products all grow by c, cosines stay.
+    """A query times c > 0 finds the same vectors: inner products all scale by c, cosines are unchanged.
 
     Source: Karpukhin et al. 2020, eq. 1.
     """
@@ -515,8 +517,8 @@ def test_the_scale_of_a_query_is_no_information(seed, factor):
         laws.assert_close(scaled, growth * scores)
 
 
-def test_cosines_are_of_vectors_without_length():
-    """By cosine (0.1, 0) is nearer to (1, 0) than (½, ½) is, by inner product it is not; both sides are normalised.
+def test_cosines_ignore_the_length_of_vectors():
+    """By cosine (0.1, 0) is nearer to (1, 0) than (½, ½) is, by inner product it is not: both sides are normalised.
 
     Source: the definition of the cosine.  Convention: a zero vector's cosine is 0.
     """
@@ -531,7 +533,7 @@ def test_cosines_are_of_vectors_without_length():
 
 
 def test_cosines_have_the_gradient_of_cosines():
-    """∂ cos/∂q has nothing along q: the gradient passes the division by the query's norm.
+    """∂ cos/∂q is orthogonal to q: the gradient flows through the division by the query's norm.
 
     Source: the derivative of the definition.
     """
@@ -546,7 +548,7 @@ def test_cosines_have_the_gradient_of_cosines():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_vector_without_length_has_no_cosine(dtype):
+def test_a_zero_vector_scores_zero(dtype):
     """A zero vector and a zero query score 0 in every dtype, and the gradient to such a query is finite.
 
     Convention: 0/0 is 0.  1e-12, which libraries put under the fraction, is itself 0 in float16: zero vectors were NaN
@@ -560,8 +562,8 @@ def test_a_vector_without_length_has_no_cosine(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_first_vectors_decide_how_an_index_stores(dtype):
-    """Vectors of another dtype are rounded to that of the index, and those that are there keep every bit.
+def test_the_first_vectors_decide_the_dtype_of_an_index(dtype):
+    """Vectors of another dtype are rounded to that of the index, and those stored before stay bitwise equal.
 
     Convention: as said; an index that followed what came last lost 16 of 24 bits of all it held.
     """
@@ -571,8 +573,8 @@ def test_the_first_vectors_decide_how_an_index_stores(dtype):
 
 
 def test_adding_never_changes_what_is_there():
-    """Vectors are numbered in the order in which they come; later ones change no earlier score, nor do the caller's
-    later writes.
+    """Vectors are numbered in the order in which they are added; neither later ones nor the caller's later writes
+    change earlier scores.
 
     Convention: `add` copies, and returns the index.
     """
@@ -593,7 +595,7 @@ def test_adding_never_changes_what_is_there():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
 def test_an_index_is_saved_and_loaded(dtype, metric, tmp_path):
-    """`load` gives back what `save` wrote: every bit, the dtype and the metric, from JSON and bare numbers.
+    """`load` restores what `save` wrote bitwise, with dtype and metric, from JSON and raw values.
 
     Convention: no pickle, which would run what a stranger wrote.
     """
@@ -615,7 +617,7 @@ def test_an_index_is_saved_and_loaded(dtype, metric, tmp_path):
 
 
 def test_a_loaded_index_is_no_view_of_its_file(tmp_path):
-    """What is written over the file later changes nothing of an index that was loaded from it.
+    """Overwriting the file later does not change an index that was loaded from it.
 
     Convention: `load` copies, as `add` does.
     """
@@ -625,8 +627,8 @@ def test_a_loaded_index_is_no_view_of_its_file(tmp_path):
     laws.assert_same(loaded.vectors, random(5, 3))
 
 
-def test_a_torn_index_is_refused(tmp_path):
-    """Numbers that are fewer than the head says are an error; an empty index is none.
+def test_a_truncated_index_is_refused(tmp_path):
+    """A file with fewer values than its head says raises ValueError; an empty index loads.
 
     Convention: ValueError, before anything is searched.
     """
@@ -643,7 +645,7 @@ def test_a_torn_index_is_refused(tmp_path):
 
 @given(seed=seeds(), extra=sizes(0, 2))
 def test_the_loss_is_the_positives_negative_log_probability(seed, extra):
-    """L = mean_i −log e^{s_ii}/Σ_j e^{s_ij}; columns past the questions are negatives of all.
+    """L = mean_i −log e^{s_ii}/Σ_j e^{s_ij}; passages without a question of their own are negatives of all.
 
     Source: Karpukhin et al. 2020, eq. 2 and §3.2, "In-batch negatives".
     """
@@ -657,7 +659,7 @@ def test_the_loss_is_the_positives_negative_log_probability(seed, extra):
 
 @given(scale=floats(0.1, 20), batch=sizes(2, 5))
 def test_loss_of_questions_that_are_their_passages(scale, batch):
-    """q = p orthogonal, of length √s: L = −log(e^s/(e^s + B − 1)), and log B where all scores are equal.
+    """For q = p orthogonal of length √s the loss is −log(e^s/(e^s + B − 1)), and log B where all scores are equal.
 
     Source: Karpukhin et al. 2020, eq. 2.
     """
@@ -669,7 +671,7 @@ def test_loss_of_questions_that_are_their_passages(scale, batch):
 
 
 def test_the_loss_pulls_and_pushes():
-    """∂L/∂s_ij = (softmax_j − [i = j])/B: scores of the own passage rise, those of the others fall.
+    """∂L/∂s_ij = (softmax_j − [i = j])/B: descent raises the score of the own passage and lowers the others.
 
     Source: Karpukhin et al. 2020, eq. 2, by differentiation.
     """
@@ -698,7 +700,7 @@ def test_both_encoders_learn():
 
 
 def test_passages_are_indexed_in_evaluation():
-    """Passages are encoded without dropout, whatever mode the encoder is in, and it keeps its mode; in order.
+    """Passages are encoded in order, without dropout, whatever mode the encoder is in, and the encoder keeps its mode.
 
     Source: Karpukhin et al. 2020, §3.1: passages are encoded once, offline.
     """
@@ -711,8 +713,9 @@ def test_passages_are_indexed_in_evaluation():
         assert encoder.training is mode and not retriever.index.vectors.requires_grad
 
 
-def test_indexing_leaves_what_is_frozen_frozen():
-    """A part of the encoder that is in evaluation stays so after indexing, though the whole is in training.
+def test_indexing_keeps_the_mode_of_each_submodule():
+    """A submodule of the encoder that is in evaluation mode stays in it after indexing, though the encoder is in
+    training.
 
     Source: the contract of torch.nn.Module.train: each module has a mode; statistics that are frozen are in evaluation.
     """
@@ -723,7 +726,7 @@ def test_indexing_leaves_what_is_frozen_frozen():
 
 
 def test_indexing_anew_keeps_the_metric():
-    """Passages that are put in the place of others are searched as those were: by cosine if the index was of cosines.
+    """New passages are searched by the metric of the index that they replace.
 
     Source: Lewis et al. 2020, §4.5, "Index hot-swapping": the index's contents change, nothing else.
     """
@@ -740,7 +743,7 @@ def _cosines(questions, passages):
 
 @given(order=permutations(4))
 def test_a_bag_of_words_is_a_mean(order):
-    """A text's vector is the mean of its words' vectors: order and padding are no information, repetition is.
+    """A text's vector is the mean of its words' vectors: order and padding do not change it, repetition does.
 
     Convention: a text without words is at the origin.
     """
@@ -761,8 +764,8 @@ def test_a_bag_of_words_is_a_mean(order):
 
 @given(n=sizes(0, 23), size=sizes(1, 7), overlap=sizes(0, 6))
 def test_chunks_cover_and_overlap(n, size, overlap):
-    """Chunks hold every item, in order; each begins with the last `overlap` of the one before, and overlap + 1
-    neighbours are always together in one.
+    """Chunks hold every item in order, each begins with the last `overlap` of the one before, and any overlap + 1
+    neighbours share one.
 
     Source: Lewis et al. 2020, §3: documents are split into passages of 100 words, there without overlap.
     """
@@ -781,7 +784,7 @@ def test_chunks_cover_and_overlap(n, size, overlap):
 
 
 def test_chunks_of_seven_by_three():
-    """Seven words in threes with one in common: 012, 234, 456; in fours with none: 0123, 456.
+    """Seven items in chunks of three that overlap by one are 012, 234, 456; in fours without overlap 0123, 456.
 
     Source: by hand.
     """
@@ -791,8 +794,8 @@ def test_chunks_of_seven_by_three():
 
 
 def test_texts_become_words_and_sentences():
-    """Words are letters, digits and underscores in lower case; sentences end at . ! ? before a capital, and at an
-    empty line or one without words.
+    """Words are letters, digits and underscores in lower case; sentences end at . ! ? before a capital, and at a line
+    without words.
 
     Convention: as the expressions say; a line that underlines a title is empty.
     """
@@ -825,7 +828,7 @@ def test_words_are_those_of_any_script(text, found):
 
 
 def test_a_decomposed_query_finds_a_composed_document():
-    """BM25 scores a document alike for queries in composed and decomposed form.
+    """BM25 scores a document alike for queries in composed and in decomposed form.
 
     Source: Unicode Standard Annex #15: canonically equivalent texts are the same text.
     """
@@ -836,7 +839,7 @@ def test_a_decomposed_query_finds_a_composed_document():
 
 
 def test_a_vocabulary_numbers_words_from_one():
-    """Words are numbered in the order in which they appear, 0 pads at the end, unknown words are left out.
+    """Words are numbered from 1 in the order of their appearance, 0 pads at the end, unknown words are left out.
 
     Convention: as said.
     """
@@ -851,7 +854,7 @@ PASSAGES = [["A cat sat.", "A dog ran."], ["A dog ran.", "Birds sing."], ["Fish 
 
 
 def test_a_reader_answers_with_a_sentence_of_its_passage():
-    """p_θ(y|x, z) ∝ exp(s(x, y)/τ) over the sentences of z, 0 elsewhere, with s the BM25 of the sentence.
+    """p_θ(y|x, z) ∝ exp(s(x, y)/τ) over the sentences of z and 0 elsewhere, where s is the BM25 of the sentence.
 
     Convention: an extractive stand-in for the sequence-to-sequence generator of Lewis et al. 2020, §2.3.
     """
@@ -869,7 +872,8 @@ def test_a_reader_answers_with_a_sentence_of_its_passage():
 
 
 def test_the_system_answers():
-    """A question in, the sentence that answers it out, with its probability: that of the marginal over the passages.
+    """The system answers a question with the sentence that fits it, whose probability is the marginal over the
+    passages.
 
     Source: Lewis et al. 2020, figure 1 and §2.1.
     """
@@ -886,7 +890,7 @@ def test_the_system_answers():
 
 
 def test_a_retriever_is_trained_from_bare_passages():
-    """Ten reports of a falling loss, an index of every passage, and the same numbers again from the same seed.
+    """Training reports ten falling losses, indexes every passage, and gives the same vectors again for the same seed.
 
     Of 20 passages 17 are found by two of their words; by chance it were one.
 

@@ -18,7 +18,7 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 
 def attention(buckets=4, chunk=3, rounds=2, seed=0, **options):
-    """float64, random parameters of a size at which no head is saturated, in evaluation: with the state's rotations."""
+    """float64, random parameters of a size at which no head is saturated, in evaluation, with the state's rotations."""
     laws.reseed(seed)
     module = laws.randomise(LSHAttention(6, 2, buckets, chunk, rounds, **options).double(), seed)
     for parameter in module.parameters():
@@ -26,8 +26,9 @@ def attention(buckets=4, chunk=3, rounds=2, seed=0, **options):
     return module.eval()
 
 
-def read_by(module, x, present):
-    """Who reads whom in each round, (b, heads, rounds, n, n): of a bucket, within a chunk and the one before."""
+def attended(module, x, present):
+    """Which token attends to which in each round, (b, heads, rounds, n, n): to those of its bucket in its chunk and the
+    one before."""
     b, n, _ = x.shape
     rotations, chunk = module.rotations, module.chunk_length
     heads, _, rounds, half = rotations.shape
@@ -46,7 +47,8 @@ def read_by(module, x, present):
 
 
 def dense(module, x, allowed):
-    """Every pair scored, keys of length 1, where `allowed` (b, heads, n, n); itself only if there is no other."""
+    """Attention of every pair, with keys of length 1, where `allowed` (b, heads, n, n); a token attends to itself only
+    if there is no other."""
     heads, itself = len(module.rotations), torch.eye(x.shape[1], dtype=torch.bool)
     query, value = (
         getattr(module, f"{name}_proj")(x).unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("qk", "v")
@@ -74,8 +76,8 @@ class _As(nn.Module):
 
 
 @given(seed=seeds(), half=sizes(1, 3), factor=st.sampled_from([0.01, 3.0, 1000.0]))
-def test_buckets_know_directions_only(seed, half, factor):
-    """h(c·x) = h(x) for c > 0, and h(−x) = (h(x) + b/2) mod b.
+def test_buckets_depend_on_directions_only(seed, half, factor):
+    """A bucket depends on the direction alone: h(c·x) = h(x) for c > 0, and h(−x) = (h(x) + b/2) mod b.
 
     Source: Kitaev et al. 2020, §2: h(x) = argmax([xR; −xR]), for points on a sphere.
     """
@@ -87,7 +89,7 @@ def test_buckets_know_directions_only(seed, half, factor):
 
 
 def test_buckets_are_the_best_of_all_directions():
-    """The bucket is the place of the largest of xR and −xR; heads and rounds have rotations of their own.
+    """The bucket is the index of the largest of xR and −xR; heads and rounds have rotations of their own.
 
     Source: Kitaev et al. 2020, §2.  Convention: xR before −xR.
     """
@@ -108,8 +110,11 @@ def test_buckets_are_the_best_of_all_directions():
     seed=seeds(),
     length=sizes(0, 14),
 )
-def test_a_token_reads_its_buckets_in_its_chunk_and_the_one_before(n, buckets, chunk, rounds, causal, seed, length):
-    """o_i is a softmax over the union over rounds of the tokens of its bucket in its own chunk and the previous one.
+def test_a_token_attends_to_its_buckets_in_its_chunk_and_the_one_before(
+    n, buckets, chunk, rounds, causal, seed, length
+):
+    """o_i is a softmax over the tokens that share its bucket in its own chunk or the one before, united over the
+    rounds.
 
     Chunks are cut from the tokens sorted by bucket, then by place; nothing goes round from the last to the first.
 
@@ -118,8 +123,8 @@ def test_a_token_reads_its_buckets_in_its_chunk_and_the_one_before(n, buckets, c
     """
     module, x = attention(buckets, chunk, rounds, seed, is_causal=causal), normal(2, n, 6, seed=seed)
     mask = torch.arange(n) < torch.tensor([[n], [length]])
-    laws.assert_close(module(x), dense(module, x, read_by(module, x, torch.ones_like(mask)).any(2)))
-    expected = dense(module, x, read_by(module, x, mask).any(2))
+    laws.assert_close(module(x), dense(module, x, attended(module, x, torch.ones_like(mask)).any(2)))
+    expected = dense(module, x, attended(module, x, mask).any(2))
     laws.assert_close(module(x, mask)[mask], expected[mask], what="with padding")
 
 
@@ -136,13 +141,13 @@ def test_gradients_are_those_of_dense_attention(n, options):
 
     laws.gradients_match(
         _As(module, lambda x: masked(module(x, mask))),
-        _As(module, lambda x: masked(dense(module, x, read_by(module, x, mask).any(2)))),
+        _As(module, lambda x: masked(dense(module, x, attended(module, x, mask).any(2)))),
         normal(2, n, 6),
     )
 
 
 def test_second_derivatives():
-    """The gradient of the gradient equals central differences.
+    """Second derivatives of hashed attention equal central differences.
 
     Source: the definition of the derivative.
     """
@@ -153,7 +158,8 @@ def test_second_derivatives():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("n", "chunk", "rounds"), [(9, 9, 1), (9, 40, 3), (10, 5, 2)])
 def test_one_bucket_and_long_chunks_are_full_attention(causal, n, chunk, rounds):
-    """With one bucket, every token reads all of its chunk and the one before, however many rounds: with a chunk, all.
+    """With one bucket every token attends to all of its chunk and the one before, however many rounds; with a single
+    chunk, to all.
 
     Source: Kitaev et al. 2020, §2, eq. 2: shared-QK attention.
     """
@@ -165,7 +171,7 @@ def test_one_bucket_and_long_chunks_are_full_attention(causal, n, chunk, rounds)
 
 
 def test_more_rounds_of_the_same_hash_change_nothing():
-    """If all rounds hash alike, N_ij is their number, and the output is that of one: no token counts twice.
+    """If all rounds hash alike, the output is that of one round: no token counts twice.
 
     Source: Kitaev et al. 2020, appendix A, eq. 15: m_ij = log N_ij.
     """
@@ -175,22 +181,23 @@ def test_more_rounds_of_the_same_hash_change_nothing():
 
 
 @given(seed=seeds())
-def test_a_token_reads_itself_only_if_there_is_no_other(seed):
-    """The first token of a causal text reads itself, whatever else; the second reads the first alone, or itself.
+def test_a_token_attends_to_itself_only_if_there_is_no_other(seed):
+    """The first token of a causal text attends to itself; the second to the first alone, or to itself if their buckets
+    differ.
 
     Source: Kitaev et al. 2020, §2, Causal masking for shared-QK attention.
     """
     module, x = attention(2, 8, 2, seed, is_causal=True), normal(1, 7, 6, seed=seed)
     value = module.v_proj(x)
     laws.assert_close(module(x)[:, 0], module.out_proj(value[:, 0]))
-    heads = read_by(module, x, torch.ones(1, 7, dtype=torch.bool)).any(2)[0, :, 1, 0]
+    heads = attended(module, x, torch.ones(1, 7, dtype=torch.bool)).any(2)[0, :, 1, 0]
     read = torch.where(heads.repeat_interleave(3), value[:, 0], value[:, 1])
     laws.assert_close(module(x)[:, 1], module.out_proj(read))
 
 
 @pytest.mark.parametrize(("buckets", "chunk"), [(1, 3), (1, 20), (4, 2)])
-def test_the_future_is_not_read(buckets, chunk):
-    """No output depends on a later token through what it reads: y_t is a function of x_1 … x_t and of the buckets.
+def test_the_future_is_not_attended_to(buckets, chunk):
+    """y_t is a function of x_1 … x_t and of the buckets: no output attends to a later token.
 
     Source: Kitaev et al. 2020, §2, Causal masking for shared-QK attention.
     Convention: with several buckets later tokens still decide where chunks are cut, in the authors' code as well; their
@@ -198,7 +205,7 @@ def test_the_future_is_not_read(buckets, chunk):
     """
     module, x = attention(buckets, chunk, 2, is_causal=True), normal(1, 12, 6)
     place = torch.arange(12)
-    allowed = read_by(module, x, torch.ones(1, 12, dtype=torch.bool)).any(2)[0].any(0) & (place[:, None] >= place)
+    allowed = attended(module, x, torch.ones(1, 12, dtype=torch.bool)).any(2)[0].any(0) & (place[:, None] >= place)
     rows = laws.jacobian(lambda x: module(x[None])[0].sum(-1), x[0]).abs().sum(-1) > 0
     found = rows & ~allowed & (place[:, None] != place)
     assert not found.any(), f"expected no dependence, found {found.nonzero().tolist()}"
@@ -206,7 +213,7 @@ def test_the_future_is_not_read(buckets, chunk):
 
 
 def test_the_length_of_a_vector_sets_its_sharpness_as_a_query_only():
-    """k_j = q_j/‖q_j‖: scaling a token's shared vector leaves what others read of it as it was.
+    """As k_j = q_j/‖q_j‖, scaling a token's shared vector leaves the attention of others to it unchanged.
 
     Source: Kitaev et al. 2020, §2, Sharing Q and K.
     """
@@ -221,7 +228,7 @@ def test_the_length_of_a_vector_sets_its_sharpness_as_a_query_only():
 
 
 def test_a_vector_of_zero_has_finite_gradients():
-    """A shared vector of length 0 gives a key of 0, and gradients are finite.
+    """A shared vector of length 0 gives a key of 0 and finite gradients.
 
     Source: the limit.  Convention: 1e-6 under the root, as in the authors' code.
     """
@@ -233,8 +240,8 @@ def test_a_vector_of_zero_has_finite_gradients():
     assert grad.isfinite().all() and module(x).isfinite().all(), "expected finite numbers"
 
 
-def test_training_draws_rotations_and_evaluation_keeps_them():
-    """Each call in training hashes anew, from the global generator; evaluation hashes by the state's rotations.
+def test_training_samples_rotations_and_evaluation_keeps_them():
+    """Each call in training samples new rotations from the global generator; evaluation uses the state's.
 
     Source: Kitaev et al. 2020, §2: random rotations; the authors' code draws them at each step.
     """
@@ -256,8 +263,8 @@ def test_training_draws_rotations_and_evaluation_keeps_them():
     laws.assert_differs(kept[:, :, 0], kept[:, :, 1], by=0.1)
 
 
-def test_training_draws_for_each_head_and_round():
-    """In training two heads of the same maps read other tokens, and twelve rounds read more pairs than one does.
+def test_training_samples_for_each_head_and_round():
+    """In training two heads with equal weights attend to different tokens, and twelve rounds to more pairs than one.
 
     Source: Kitaev et al. 2020, §2, Multi-round LSH attention: n_rounds distinct hash functions.
     Measured: 0.49 to 0.51 of the pairs with twelve rounds, 0.18 to 0.20 with one; 5 seeds.
@@ -282,7 +289,7 @@ def test_training_draws_for_each_head_and_round():
 
 
 def test_rotations_are_normal():
-    """R starts as independent standard normal numbers: 4,000 of them, mean and variance within 5 σ.
+    """R is initialised with independent standard normal values: the mean and variance of 4,000 are within 5 σ.
 
     Source: Andoni et al. 2015, arXiv:1509.02897; Kitaev et al. 2020, §2.
     """
@@ -294,7 +301,8 @@ def test_rotations_are_normal():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_are_wide_in_half_precision(dtype):
-    """In half precision a token without another reads itself, and all are close to float64: scores are float32.
+    """In half precision a token without another attends to itself, and all outputs are close to float64: scores are
+    float32.
 
     Source: Kitaev et al. 2020, §2: a token's score of itself is lowered by 10⁵, which float16 does not hold.
     """
@@ -305,7 +313,7 @@ def test_scores_are_wide_in_half_precision(dtype):
 
 
 def test_padding_is_no_information():
-    """What stands in places that `key_mask` hides changes no token, and padding at the end is as good as absent.
+    """Tokens that `key_mask` hides change no other token, and padding at the end is equivalent to none.
 
     Source: Kitaev et al. 2020, §2.  Convention: True marks a token.
     """
@@ -318,7 +326,7 @@ def test_padding_is_no_information():
 
 
 def test_hashing_costs_in_proportion_to_the_length():
-    """At a chunk of m tokens operations and peak memory are linear in the length, and in the rounds, never quadratic.
+    """For a fixed chunk length operations and peak memory are linear in the length and in the rounds.
 
     Source: Kitaev et al. 2020, table 1 and §2: O(l) chunks of a fixed size, beside the sort's log l.
     """
@@ -374,7 +382,7 @@ def stack(layers, width=4, dropout=0.0):
 
 
 def ordinary(sequence):
-    """The same sum with plain autograd: y₁ = x₁ + F(x₂), y₂ = x₂ + G(y₁)."""
+    """The same sum by plain autograd: y₁ = x₁ + F(x₂), y₂ = x₂ + G(y₁)."""
 
     def run(x1, x2):
         for block in sequence.blocks:
@@ -386,7 +394,7 @@ def ordinary(sequence):
 
 
 def test_a_block_is_undone_by_its_inverse():
-    """x₂ = y₂ − G(y₁), x₁ = y₁ − F(x₂): after 12 blocks forth and back both are there again.
+    """The inverses x₂ = y₂ − G(y₁), x₁ = y₁ − F(x₂) of 12 blocks restore both inputs.
 
     Source: Kitaev et al. 2020, eq. 9 and 10; Gomez et al. 2017, arXiv:1707.04585, eq. 8.
     """
@@ -414,15 +422,17 @@ def test_gradients_are_those_of_ordinary_layers(layers):
 
 
 def test_second_derivatives_of_reversible_layers():
-    """The gradient of the gradient equals central differences: the backward pass is a function of the outputs.
+    """Second derivatives of reversible layers equal central differences: the backward pass is a function of the
+    outputs.
 
     Source: the definition of the derivative.
     """
     laws.gradient_correct(stack(2, width=2), normal(2, 2), normal(2, 2, seed=1), second_order=True)
 
 
-def test_gradients_reach_what_stands_before_and_only_what_asks():
-    """One input alone, frozen parameters, and parameters that also stand before the layers get the right gradients.
+def test_gradients_reach_exactly_what_requires_them():
+    """A single input with a gradient, frozen parameters, and parameters also used before the layers get the right
+    gradients.
 
     Source: the chain rule.
     """
@@ -440,8 +450,8 @@ def test_gradients_reach_what_stands_before_and_only_what_asks():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_dropout_is_drawn_again_as_it_was(seed):
-    """The backward pass drops what the forward pass dropped, and leaves the generator as if it had drawn nothing.
+def test_dropout_is_replayed(seed):
+    """The backward pass drops what the forward pass dropped, and leaves the random generator unchanged.
 
     Source: Kitaev et al. 2020, §3: activations are recomputed; a port that drew others trained on wrong gradients.
     """
@@ -456,8 +466,8 @@ def test_dropout_is_drawn_again_as_it_was(seed):
     laws.assert_differs(drawn[0], drawn[1], by=1e-3)
 
 
-def test_later_draws_do_not_disturb_the_replay():
-    """Numbers drawn between the forward and the backward pass change no gradient.
+def test_later_random_numbers_do_not_disturb_the_replay():
+    """Random numbers used between the forward and the backward pass change no gradient.
 
     Source: as above: the states of the generator are kept, not its seed assumed.
     """
@@ -471,8 +481,8 @@ def test_later_draws_do_not_disturb_the_replay():
     laws.assert_same(grads[1], grads[0])
 
 
-def test_mixed_precision_is_run_again_as_it_was():
-    """Under autocast gradients are those of ordinary layers, though the backward pass runs behind the region.
+def test_mixed_precision_is_replayed():
+    """Under autocast gradients are those of ordinary layers, though the backward pass runs outside the region.
 
     Source: Kitaev et al. 2020, §3: activations are recomputed, which they are in the precision that they had.
     Measured: alike to 1e-7 right; 0.008 of the largest off where the layers are run again in float32.
@@ -490,7 +500,7 @@ def test_mixed_precision_is_run_again_as_it_was():
 
 
 def test_activations_cost_the_same_at_any_depth():
-    """Of 4 or 16 blocks as much is kept, beside the parameters, as both outputs; the peak is that of one.
+    """4 and 16 blocks keep as much as both outputs, apart from the parameters; the peak is that of one block.
 
     Source: Kitaev et al. 2020, §3 and table 3: memory without the factor of layers.
     """
@@ -524,7 +534,7 @@ def test_activations_cost_the_same_at_any_depth():
 
 
 def test_context_reaches_every_first_branch():
-    """What is given beside x₁ and x₂ is given to every F, forth and back, and to no G.
+    """Further arguments reach every F, forward and inverse, and no G.
 
     Source: Kitaev et al. 2020, §3: F is attention, which needs its mask; G is the feed-forward network.
     """
@@ -565,7 +575,8 @@ def text(*shape, seed=0):
 
 
 def test_layers_see_the_sum_of_words_and_positions_twice():
-    """x₁ = x₂ = words + positions; y₁ = x₁ + Attn(LN(x₂)), y₂ = x₂ + FFN(LN(y₁)); scores are read from LN([y₁, y₂]).
+    """x₁ = x₂ = words + positions; y₁ = x₁ + Attn(LN(x₂)), y₂ = x₂ + FFN(LN(y₁)); the logits are a projection of
+    LN([y₁, y₂]).
 
     Source: Kitaev et al. 2020, §3, eq. 9; norms within the branches.  Convention: both halves are read, y₁ first.
     """
@@ -586,8 +597,8 @@ def _norm(x, norm):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 13, 40])
-def test_the_feed_forward_network_may_take_a_chunk_at_a_time(chunk):
-    """Outputs and gradients are those without chunks: the network treats each token by itself.
+def test_the_feed_forward_network_may_work_in_chunks(chunk):
+    """Chunks of the feed-forward network change neither outputs nor gradients: it treats each token by itself.
 
     Source: Kitaev et al. 2020, §3, Chunking, eq. 11.
     """
@@ -597,7 +608,7 @@ def test_the_feed_forward_network_may_take_a_chunk_at_a_time(chunk):
 
 
 def test_chunks_and_reversal_save_memory():
-    """A chunk at a time needs less at the peak of a forward pass; four times the layers hardly more in training.
+    """Chunks lower the peak of a forward pass, and four times the layers hardly raise that of training.
 
     Source: Kitaev et al. 2020, §3 and table 3.
     """
@@ -617,8 +628,8 @@ def test_chunks_and_reversal_save_memory():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_scores_of_the_next_symbol_do_not_see_it(causal):
-    """A causal model with chunks as long as the text is a function of the past; else every token sees every other.
+def test_logits_of_the_next_token_do_not_depend_on_it(causal):
+    """The logits of a causal model depend on the past alone, those of another model on every token.
 
     Source: Kitaev et al. 2020, §2 and §5: language modelling.
     """
@@ -631,7 +642,7 @@ def test_scores_of_the_next_symbol_do_not_see_it(causal):
 
 
 def test_padding_does_not_change_the_model():
-    """Symbols that `key_mask` hides, behind a text, change none of its scores.
+    """Tokens that `key_mask` hides after a text do not change its logits.
 
     Source: Kitaev et al. 2020, §2.  Convention: True marks a token.
     """
@@ -642,7 +653,7 @@ def test_padding_does_not_change_the_model():
 
 
 def test_settings_reach_every_layer():
-    """Rounds, buckets, chunks and the mask are handed on to each layer.
+    """Rounds, buckets, chunks and the mask reach each layer.
 
     Source: Kitaev et al. 2020, §2.  A port ignored the number of rounds.
     """
@@ -655,7 +666,8 @@ def test_settings_reach_every_layer():
 
 
 def test_dropout_is_of_words_weights_branches_and_the_end():
-    """In training p of the words' numbers, attention's weights, each branch's and the last numbers are dropped.
+    """In training a fraction p of the words' features, attention weights, each branch's and the last features is
+    dropped.
 
     4800 numbers and 800 weights or more at p = 0.25: 5 σ are 0.031 and 0.077.
 
@@ -677,7 +689,8 @@ def test_dropout_is_of_words_weights_branches_and_the_end():
 
 @pytest.mark.project_convention
 def test_defaults_are_the_papers():
-    """Width 1024, 4096 within, 8 heads, 3 layers, texts of 4096, 128 buckets, chunks of 64, 4 rounds, no dropout.
+    """The defaults are width 1024, 4096 within, 8 heads, 3 layers, texts of 4096, 128 buckets, chunks of 64, 4 rounds,
+    no dropout.
 
     Source: Kitaev et al. 2020, §5.
     """
@@ -705,7 +718,7 @@ def test_attention_shows_its_settings():
 
 @pytest.mark.parametrize(("options", "count"), [({}, 3 * 36), ({"bias": True}, 3 * 42)])
 def test_parameters_are_counted(options, count):
-    """Three maps of d² parameters, one fewer than a transformer's: keys are the queries.
+    """Hashed attention has three projections of d² parameters, one fewer than a transformer's: keys are the queries.
 
     Source: Kitaev et al. 2020, §2, Sharing Q and K.  Convention: no biases, as in the authors' code.
     """

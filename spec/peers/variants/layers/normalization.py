@@ -6,6 +6,8 @@ from torch import nn
 
 def _normalize(x, dims, weight, bias, eps):
     """(x − μ)·a + β with a = γ/√(σ² + ε), statistics in float32 or wider."""
+    if x.numel() == 0:
+        return x, None, None
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     variance, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
     y = _affine(wide - mean, 1 / torch.sqrt(variance + eps), weight, bias)
