@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.activation import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PReLU, SiLU, Swish
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 
@@ -77,4 +78,47 @@ CASES = [
     _plain("mish", "Mish", Mish),
     _plain("hard-sigmoid", "Hardsigmoid", Hardsigmoid),
     _plain("hard-swish", "Hardswish", Hardswish),
+]
+
+
+def _promise(item, of, name, *calls, library=True, state=None, **ranges):
+    return Contract(
+        item=item,
+        name=name,
+        of=of,
+        calls=calls or ({},),
+        ranges=ranges,
+        state=state or {},
+        library=f"torch.nn.{name}" if library else "",
+        inputs=lambda arguments: (3 * double(2, 4, 3),),
+    )
+
+
+CONTRACTS = [
+    _promise("leaky-relu", LeakyReLU, "LeakyReLU", {"negative_slope": 0.3}, negative_slope="(-inf, inf)"),
+    _promise(
+        "prelu",
+        PReLU,
+        "PReLU",
+        {"num_parameters": 4, "init": 0.3},
+        {"num_parameters": 1},
+        state={"weight": "(num_parameters,)"},
+        num_parameters="int >= 1",
+        init="(-inf, inf)",
+    ),
+    _promise("elu", ELU, "ELU", {"alpha": 1.3}, alpha="[0, inf)"),
+    _promise("gelu", GELU, "GELU", {"approximate": "none"}, {"approximate": "tanh"}, approximate="'none', 'tanh'"),
+    _promise("silu", SiLU, "SiLU"),
+    _promise(
+        "silu",
+        Swish,
+        "Swish",
+        {"beta": 1.3, "trainable": True},
+        library=False,
+        state={"beta": "()"},
+        beta="(-inf, inf)",
+    ),
+    _promise("mish", Mish, "Mish"),
+    _promise("hard-sigmoid", Hardsigmoid, "Hardsigmoid", library=False),  # torch's backward pass has 1/6 in float32
+    _promise("hard-swish", Hardswish, "Hardswish"),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.gated import GEGLU, GLU, SwiGLU
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 
@@ -63,4 +64,44 @@ CASES = [
         build=lambda: GEGLU(7, out_features=3, multiple_of=10, approximate="tanh"),
         inputs=_normal(2, 4, 5, 7),
     ),
+]
+
+
+def _projected(item, of, name, **ranges):
+    """Two projections into the hidden width and one out of it; the weights lie as in torch.nn.Linear."""
+    into, out = "(hidden_features, in_features)", "(out_features, hidden_features)"
+    return Contract(
+        item=item,
+        name=name,
+        of=of,
+        calls=({"in_features": 3, "hidden_features": 5, "out_features": 4, "bias": True},),
+        ranges={
+            "in_features": "int >= 1",
+            "hidden_features": "int >= 1 or None",
+            "out_features": "int >= 1 or None",
+            "multiple_of": "int >= 1",
+        }
+        | ranges,
+        state={
+            "gate_proj.weight": into,
+            "gate_proj.bias": "(hidden_features,)",
+            "up_proj.weight": into,
+            "up_proj.bias": "(hidden_features,)",
+            "down_proj.weight": out,
+            "down_proj.bias": "(out_features,)",
+        },
+    )
+
+
+CONTRACTS = [
+    Contract(
+        item="glu",
+        name="GLU",
+        of=GLU,
+        calls=({"dim": -1}, {"dim": 1}),
+        library="torch.nn.GLU",
+        inputs=lambda arguments: (double(3, 6, 4),),
+    ),
+    _projected("swiglu", SwiGLU, "SwiGLU"),
+    _projected("geglu", GEGLU, "GEGLU", approximate="'none', 'tanh'"),
 ]
