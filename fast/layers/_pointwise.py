@@ -76,27 +76,33 @@ def kept(both: Callable, derivative: Callable[..., Tensor]) -> Callable[..., Ten
 # ---------------------------------------------------------------- rectifiers; at 0 their derivative is that of the left
 
 
-def rectify(x, a):
-    """max(0, x) + a min(0, x); for 0 < a <= 1 the greater of x and a·x."""
-    if isinstance(a, float) and 0 < a <= 1:
-        scaled = x * a
-        return torch.maximum(x, scaled, out=scaled)
-    return x.clamp(max=0).mul_(a).add_(x.relu())
-
-
-def rectifier_gradient(dy, x, a):
-    """dy where x > 0, else a·dy."""
-    if isinstance(a, float) and 0 < a <= 1:
-        return dy * x.sign().clamp_(min=a)
-    return torch.lerp(dy * a, dy, positive(x))
-
-
 def positive(x):
     """1 where x > 0, else 0, in the dtype of x; its derivative is 0."""
     return x.sign().clamp_(min=0)
 
 
-rectifier = pointwise(rectify, rectifier_gradient, lambda dy, x, a: dy * x.clamp(max=0))
+def slope(x, a):
+    """1 where x > 0, else the constant a, both exact."""
+    if 0 <= a <= 1:
+        return x.sign().clamp_(min=a)
+    right = positive(x)
+    return right.sub(right - 1, alpha=a)
+
+
+def leaky(x, a):
+    """max(0, x) + a min(0, x), and its slope."""
+    found = slope(x, a)
+    return x * found, found
+
+
+leaky_rectifier = kept(leaky, slope)
+
+# The same where a is a tensor that learns.
+parametric_rectifier = pointwise(
+    lambda x, a: x.clamp(max=0).mul_(a).add_(x.relu()),
+    lambda dy, x, a: torch.lerp(dy * a, dy, positive(x)),
+    lambda dy, x, a: dy * x.clamp(max=0),
+)
 
 
 def exponential(x, alpha):

@@ -26,8 +26,9 @@ from ._pointwise import (
     gaussian_gate,
     hard_gate,
     hard_sigmoid,
+    leaky_rectifier,
     logistic_gate,
-    rectifier,
+    parametric_rectifier,
     tanh_gaussian_gate,
 )
 
@@ -49,7 +50,7 @@ class LeakyReLU(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return rectifier(input, self.negative_slope)
+        return leaky_rectifier(input, self.negative_slope)
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -79,7 +80,7 @@ class PReLU(nn.Module):
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.num_parameters > 1 and (input.dim() < 2 or input.shape[1] != self.num_parameters):
             raise ValueError(f"expected {self.num_parameters} channels in dimension 1, got shape {tuple(input.shape)}")
-        return rectifier(input, self.weight.view([-1 if dim == 1 else 1 for dim in range(input.dim())]))
+        return parametric_rectifier(input, self.weight.view([-1 if dim == 1 else 1 for dim in range(input.dim())]))
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"

@@ -35,13 +35,14 @@ class _Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape)) if bias else None  # β
 
     def statistics(self, x, over):
-        """μ and σ² over the dimensions of S; E[x²] − μ² would lose the digits of values far from 0."""
+        """x − μ, μ and σ² over the dimensions of S; E[x²] − μ² would lose the digits of values far from 0."""
         mean = x.mean(over, keepdim=True)
-        return mean, (x - mean).square().mean(over, keepdim=True)
+        centred = x - mean
+        return centred, mean, centred.square().mean(over, keepdim=True)
 
-    def normalize(self, x, mean, variance, shape):
+    def normalize(self, centred, variance, shape):
         """y, with γ and β of a shape that broadcasts against x."""
-        y = (x - mean) * (at_least_float32(variance) + self.eps).rsqrt()
+        y = centred * (at_least_float32(variance) + self.eps).rsqrt()
         y = y if self.weight is None else y * self.weight.reshape(shape)
         return y if self.bias is None else y + self.bias.reshape(shape)
 
@@ -73,12 +74,12 @@ class _ChannelNorm(_Norm):
             n = math.prod([input.shape[dim] for dim in over])  # |S|
             if n < 2 or input.shape[0] == 0:
                 raise ValueError(f"expected more than 1 value per channel, got shape {tuple(input.shape)}")
-            mean, variance = self.statistics(x, over)
+            centred, mean, variance = self.statistics(x, over)
             if self.running_mean is not None:
                 self._track(mean, variance * (n / (n - 1)))
         else:
-            mean, variance = self.running_mean.reshape(shape), self.running_var.reshape(shape)
-        return self.normalize(x, mean, variance, shape).to(input.dtype)
+            centred, variance = x - self.running_mean.reshape(shape), self.running_var.reshape(shape)
+        return self.normalize(centred, variance, shape).to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean, variance):
@@ -210,8 +211,8 @@ class LayerNorm(_Norm):
         if input.shape[-trailing:] != self.normalized_shape:
             raise ValueError(f"expected an input ending in {self.normalized_shape}, got shape {tuple(input.shape)}")
         x = at_least_float32(input)
-        statistics = self.statistics(x, tuple(range(-trailing, 0)))
-        return self.normalize(x, *statistics, self.normalized_shape).to(input.dtype)
+        centred, _, variance = self.statistics(x, tuple(range(-trailing, 0)))
+        return self.normalize(centred, variance, self.normalized_shape).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
@@ -244,8 +245,8 @@ class GroupNorm(_Norm):
         check_floating(input)
         check_channels(input, self.num_channels)
         x = at_least_float32(input).unflatten(1, (self.num_groups, -1))  # N G C/G *
-        statistics = self.statistics(x, tuple(range(2, x.dim())))
-        y = self.normalize(x, *statistics, (self.num_groups, -1, *[1] * (input.dim() - 2)))
+        centred, _, variance = self.statistics(x, tuple(range(2, x.dim())))
+        y = self.normalize(centred, variance, (self.num_groups, -1, *[1] * (input.dim() - 2)))
         return y.flatten(1, 2).to(input.dtype)
 
     def extra_repr(self) -> str:
