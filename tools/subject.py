@@ -38,7 +38,7 @@ class Subject:
         name: as the user gave it.
         folder: where its files stand.
         reference: the folder of the reference.
-        borrow: may modules and names that it has not written come from the reference?
+        borrow: if True, modules and names that it has not written come from the reference.
     """
 
     name: str
