@@ -52,7 +52,7 @@ def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
     """The public face of a module: docstring, imports, classes and functions, every body a `NotImplementedError`.
 
     Args:
-        private: name → tree of the private modules beside it; what it re-exports from them is shown here.
+        private: name → tree of the private modules next to it; what it re-exports from them is shown here.
     """
     private = private or {}
     known = {name: node for tree in [*private.values(), ast.parse(text)] for name, node in _classes(tree).items()}

@@ -39,8 +39,8 @@ class Subject:
         name: as the user gave it.
         folder: where its files stand.
         reference: the folder of the reference.
-        borrow: may modules and names that it has not written come from the reference?
-        is_ours: is it one of the project's packages, or a copy of one, and so held to the project's conventions?
+        borrow: if True, modules and names that it has not written come from the reference.
+        is_ours: whether it is one of the project's packages, or a copy of one, and so held to its conventions.
     """
 
     name: str

@@ -1,13 +1,13 @@
-"""Block-sparse attention: a block of tokens reads a few global blocks, its neighbours, and a few blocks at random.
+"""Block-sparse attention: a block of tokens attends to a few global blocks, its neighbours, and a few random blocks.
 
 Zaheer et al. 2020 (BigBird), arXiv:2007.14062, §2 and appendix D.
 
     Attn(x)_i = Σ_h softmax(Q_h(x_i) K_h(X_N(i))ᵀ/√d_k) V_h(X_N(i)),    N(i) = global ∪ window ∪ random blocks    eq. 1
 
 Convention: global blocks are the first and the last ones of the sequence, as in the authors' code (BigBird-ITC); they
-read every token and every token reads them. A window counts its own block. A block is read once, however many reasons
-there are to read it. Random blocks are drawn once, at construction, for each head and block of queries; they are part
-of the state, and evaluation reads the same ones as training.
+attend to every token and every token attends to them. A window counts its own block. A block counts once, however many
+reasons there are to attend to it. Random blocks are sampled once, at construction, for each head and block of queries;
+they are part of the state and the same in training and evaluation.
 """
 
 import torch
@@ -27,17 +27,17 @@ class BlockSparseAttention(nn.Module):
         embed_dim: width of the tokens.
         num_heads: heads; embed_dim/num_heads is their width.
         block_size: b, tokens of a block.
-        num_random_blocks: r, random blocks that a block reads, other ones in each head; fewer where there are no more.
+        num_random_blocks: r, random blocks that a block attends to, others in each head; fewer if no more are left.
         num_window_blocks: w, odd: a block itself and as many blocks on its left as on its right.
-        num_global_blocks: g, of which the first ⌈g/2⌉ stand at the start of the sequence, the others at its end.
+        num_global_blocks: g, of which the first ⌈g/2⌉ are at the start of the sequence, the others at its end.
         max_blocks: the longest sequence, in blocks.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the four linear maps add a bias?
+        bias: if True, the four projections have a bias.
 
     Attributes:
-        draws: integers (num_heads, max_blocks, num_random_blocks), a buffer. Each takes one of the blocks that are
-            neither global, nor in the window, nor taken: of c in their order, that of number draw modulo c.
-        q_proj, k_proj, v_proj, out_proj: the linear maps.
+        draws: integers (num_heads, max_blocks, num_random_blocks), a buffer. Each chooses one of the blocks that
+            are neither global, nor in the window, nor chosen: of c such blocks the one with index draw modulo c.
+        q_proj, k_proj, v_proj, out_proj: the projections.
 
     Raises:
         ValueError: sizes below 1 (g and r: below 0) or that do not divide, an even window, `dropout` outside [0, 1);
@@ -78,7 +78,7 @@ class BlockSparseAttention(nn.Module):
         """Each token's new features.
 
         Args:
-            key_mask: True at tokens, False at padding, which no token reads.
+            key_mask: True at tokens, False at padding, to which no token attends.
         """
         check_tokens("input", input, self.embed_dim)
         b, n, _ = input.shape
@@ -87,10 +87,10 @@ class BlockSparseAttention(nn.Module):
         blocks = -(-n // self.block_size)
         if blocks > self.max_blocks:
             raise ValueError(f"expected at most {self.max_blocks} blocks of {self.block_size}, got {n} tokens")
-        filling = blocks * self.block_size - n
+        missing = blocks * self.block_size - n
         present = torch.ones(b, n, dtype=torch.bool, device=input.device) if key_mask is None else key_mask
-        present = torch.cat([present, present.new_zeros(b, filling)], 1).unflatten(1, (blocks, self.block_size))
-        tokens = torch.cat([input, input.new_zeros(b, filling, self.embed_dim)], 1)
+        present = torch.cat([present, present.new_zeros(b, missing)], 1).unflatten(1, (blocks, self.block_size))
+        tokens = torch.cat([input, input.new_zeros(b, missing, self.embed_dim)], 1)
         tokens = tokens.unflatten(1, (blocks, self.block_size))
         query, key, value = (  # (b, heads, blocks, block_size, head_dim)
             project(tokens).unflatten(3, (self.num_heads, self.head_dim)).movedim(3, 1)
@@ -100,44 +100,44 @@ class BlockSparseAttention(nn.Module):
         end = blocks - min(self.num_global_blocks // 2, blocks - front)  # from here on blocks are global again
         p = self.dropout if self.training else 0.0
 
-        # Global blocks read every token.
+        # Global blocks attend to every token.
         whole = torch.cat([query[:, :, :front], query[:, :, end:]], 2).flatten(2, 3)
         everywhere = present.flatten(1)[:, None, None]
-        read, _ = attend(whole, key.flatten(2, 3), value.flatten(2, 3), everywhere, p)
-        read = read.unflatten(2, (front + blocks - end, self.block_size))
-        # The others read few blocks, which are laid side by side.
-        index, valid = self._blocks_read(blocks, front, end)
-        mask = (present[:, index] & valid[..., None]).flatten(3)[:, :, :, None]  # (b, heads, middle, 1, tokens read)
+        output, _ = attend(whole, key.flatten(2, 3), value.flatten(2, 3), everywhere, p)
+        output = output.unflatten(2, (front + blocks - end, self.block_size))
+        # The others attend to few blocks, which are gathered side by side.
+        index, valid = self._attended(blocks, front, end)
+        mask = (present[:, index] & valid[..., None]).flatten(3)[:, :, :, None]  # (b, heads, middle, 1, keys)
         few, _ = attend(query[:, :, front:end], _gather(key, index), _gather(value, index), mask, p)
-        read = torch.cat([read[:, :, :front], few, read[:, :, front:]], 2)
-        return self.out_proj(read.flatten(2, 3)[:, :, :n].transpose(1, 2).flatten(2))
+        output = torch.cat([output[:, :, :front], few, output[:, :, front:]], 2)
+        return self.out_proj(output.flatten(2, 3)[:, :, :n].transpose(1, 2).flatten(2))
 
-    def _blocks_read(self, blocks, front, end):
-        """Which blocks each middle block reads in each head, (heads, middle, g + w + r), and which of those exist."""
+    def _attended(self, blocks, front, end):
+        """The blocks that each middle block attends to, (heads, middle, g + w + r), and which of those exist."""
         device = self.draws.device
-        place = torch.arange(front, end, device=device)[:, None]
+        position = torch.arange(front, end, device=device)[:, None]
         own = torch.cat([torch.arange(front, device=device), torch.arange(end, blocks, device=device)])
-        window = place + torch.arange(-self.reach, self.reach + 1, device=device)
-        drawn, exists = self._random_blocks(place[:, 0], front, end)
-        shape = (len(drawn), len(place), -1)
-        index = torch.cat([own.expand(shape), window.clamp(0, blocks - 1).expand(shape), drawn], 2)
+        window = position + torch.arange(-self.reach, self.reach + 1, device=device)
+        chosen, exists = self._random_blocks(position[:, 0], front, end)
+        shape = (*chosen.shape[:2], -1)
+        index = torch.cat([own.expand(shape), window.clamp(0, blocks - 1).expand(shape), chosen], 2)
         within = (window >= front) & (window < end)  # what lies outside is a global block, or no block
         valid = torch.cat([torch.ones_like(own, dtype=torch.bool).expand(shape), within.expand(shape), exists], 2)
         return index, valid
 
-    def _random_blocks(self, place, front, end):
-        """r of the blocks that are neither global nor in the window, all different, and whether there are so many."""
-        low, high = (place - self.reach).clamp(min=front), (place + self.reach + 1).clamp(max=end)
+    def _random_blocks(self, position, front, end):
+        """r of the blocks that are neither global nor in the window, all different, and whether that many exist."""
+        low, high = (position - self.reach).clamp(min=front), (position + self.reach + 1).clamp(max=end)
         candidates = end - front - (high - low)
         chosen = torch.zeros_like(self.draws[:, front:end, :0])
         for k, draw in enumerate(self.draws[:, front:end].unbind(2)):
-            choice = draw % (candidates - k).clamp(min=1)  # the number of one of those that are left …
+            choice = draw % (candidates - k).clamp(min=1)  # an index among those that are left …
             for taken in chosen.sort(2).values.unbind(2):
-                choice = choice + (choice >= taken)  # … becomes the number of one of all
+                choice = choice + (choice >= taken)  # … becomes an index among all
             chosen = torch.cat([chosen, choice[..., None]], 2)
-        exists = torch.arange(chosen.shape[2], device=place.device) < candidates[:, None]
+        exists = torch.arange(chosen.shape[2], device=position.device) < candidates[:, None]
         index = chosen + front
-        index = index + (index >= low[:, None]) * (high - low)[:, None]  # the window is passed over
+        index = index + (index >= low[:, None]) * (high - low)[:, None]  # the window is skipped
         return index.clamp(max=max(end - 1, 0)), exists.expand_as(index)
 
     def extra_repr(self) -> str:
@@ -147,7 +147,7 @@ class BlockSparseAttention(nn.Module):
 
 
 def _gather(t, index):
-    """The blocks of t (b, heads, blocks, tokens, f) that index (heads, m, l) names: (b, heads, m, l·tokens, f)."""
+    """The blocks of t (b, heads, blocks, tokens, f) at the indices (heads, m, l): (b, heads, m, l·tokens, f)."""
     heads, blocks = t.shape[1:3]
     flat = index + blocks * torch.arange(heads, device=t.device)[:, None, None]
     return t.flatten(1, 2).index_select(1, flat.flatten()).unflatten(1, index.shape).flatten(3, 4)

@@ -1,20 +1,20 @@
-"""Attention by locality-sensitive hashing: a token reads those that fall into its bucket, which are likely alike.
+"""Attention by locality-sensitive hashing: a token attends to those in its bucket, which are likely to be similar.
 
 Kitaev, Kaiser & Levskaya 2020 (Reformer), arXiv:2001.04451, §2 and appendix A; hash: Andoni et al. 2015,
 arXiv:1509.02897.
 
-    h(x) = argmax([xR; −xR])                                          b buckets, R of d_k × b/2 normal numbers
+    h(x) = argmax([xR; −xR])                                          b buckets, R of d_k × b/2 normal values
     o_i = Σ_{j ∈ P_i} exp(q_i·k_j − m_ij − z_i) v_j,                  k_j = q_j/‖q_j‖, z_i so that the weights sum to 1
-    m_ij = 10⁵ if i = j,   else log N_ij, in how many rounds i reads j,   P_i the union over rounds of hashing
+    m_ij = 10⁵ if i = j,   else log N_ij, the number of rounds in which i attends to j,   P_i the union over rounds
          = Σ_r exp(z_i^r − z_i) o_i^r                                 with o^r, z^r of one round; log-sums of weights
 
-In a round tokens are sorted by bucket, then place, and cut into chunks; i reads the tokens of its bucket in its own
-chunk and in the one before.
+In a round tokens are sorted by bucket, then position, and cut into chunks; i attends to the tokens of its bucket in its
+own chunk and in the one before.
 
 Convention: keys have length 1 and scores no further factor, as in the authors' code, where 1/√d_k scales keys of mean
 square 1 (and 1e-6 is added to the mean square). Buckets do not mix, as in eq. 3, and the first chunk has none before
-it, where the authors' code, and libraries after it, read chunks whole and go round in a circle. What several rounds
-read counts once. Training draws new rotations R at each call; evaluation takes those of the state.
+it, where the authors' code, and libraries after it, attend to whole chunks, the first to the last. A pair of several
+rounds counts once. Training samples new rotations R at each call; evaluation uses those of the state.
 """
 
 import math
@@ -28,13 +28,13 @@ from .dropout import Dropout
 from .linear import Linear
 from .multi_head import head_width
 
-ITSELF = 1e5  # taken off a token's score of itself: it reads itself only if there is no other
+ITSELF = 1e5  # subtracted from a token's score of itself: it attends to itself only if there is no other
 
 
 def lsh_buckets(
     vectors: Float[Tensor, "b heads n d_k"], rotations: Float[Tensor, "heads d_k rounds half"]
 ) -> Int[Tensor, "b heads rounds n"]:
-    """h(x) = argmax([xR; −xR]) of each vector in each round: numbers of buckets from 0 to 2·half − 1.
+    """h(x) = argmax([xR; −xR]) of each vector in each round: buckets from 0 to 2·half − 1.
 
     Source: Kitaev, Kaiser & Levskaya 2020, arXiv:2001.04451, §2.
     """
@@ -48,16 +48,16 @@ class LSHAttention(nn.Module):
     Args:
         embed_dim: width of the tokens.
         num_heads: heads; embed_dim/num_heads is their width, d_k.
-        num_buckets: b, even; or 1: every token reads all that its chunks hold.
+        num_buckets: b, even; or 1: every token attends to all of its chunk and the one before.
         chunk_length: m; the paper takes twice the mean size of a bucket.
         num_hashes: rounds of hashing.
-        is_causal: may a token read earlier tokens only?
+        is_causal: if True, a token attends to itself and earlier tokens only.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the three linear maps add a bias?
+        bias: if True, the three projections have a bias.
 
     Attributes:
-        rotations: R (heads, d_k, rounds, b/2), a buffer, drawn at construction.
-        qk_proj, v_proj, out_proj: the linear maps; num_buckets, chunk_length, is_causal: as given.
+        rotations: R (heads, d_k, rounds, b/2), a buffer, sampled at construction.
+        qk_proj, v_proj, out_proj: the projections; num_buckets, chunk_length, is_causal: as given.
 
     Raises:
         ValueError: sizes below 1 or that do not divide, an odd number of buckets above 1, `dropout` outside [0, 1);
@@ -95,7 +95,7 @@ class LSHAttention(nn.Module):
         """Each token's new features.
 
         Args:
-            key_mask: True at tokens, False at padding, which no token reads; it falls into a bucket of its own.
+            key_mask: True at tokens, False at padding, to which no token attends; it has a bucket of its own.
         """
         check_tokens("input", input, self.embed_dim)
         b, n, _ = input.shape
@@ -107,10 +107,10 @@ class LSHAttention(nn.Module):
         )
         query, value = (t.to(torch.promote_types(input.dtype, torch.float32)) for t in (query, value))
         buckets = self._buckets(query, key_mask)
-        filling = torch.full_like(buckets[..., :1], self.num_buckets + 1).expand(-1, -1, -1, -n % self.chunk_length)
-        buckets = torch.cat([buckets, filling], 3)
-        read = _read(query, value, buckets, self.chunk_length, self.is_causal, self.dropout)[:, :, :n]
-        return self.out_proj(read.to(input.dtype).transpose(1, 2).flatten(2))
+        padding = torch.full_like(buckets[..., :1], self.num_buckets + 1).expand(-1, -1, -1, -n % self.chunk_length)
+        buckets = torch.cat([buckets, padding], 3)
+        output = _attend(query, value, buckets, self.chunk_length, self.is_causal, self.dropout)[:, :, :n]
+        return self.out_proj(output.to(input.dtype).transpose(1, 2).flatten(2))
 
     @torch.no_grad()
     def _buckets(self, query, key_mask):
@@ -129,7 +129,7 @@ class LSHAttention(nn.Module):
         return f"{shown}, num_hashes={self.rotations.shape[2]}, is_causal={self.is_causal}"
 
 
-def _read(query, value, buckets, chunk, is_causal, dropout):
+def _attend(query, value, buckets, chunk, is_causal, dropout):
     """o (b, heads, n, d_k), from buckets (b, heads, rounds, whole chunks)."""
     key = query * (query.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * query.shape[-1] ** -0.5
     length = buckets.shape[3]
@@ -141,30 +141,30 @@ def _read(query, value, buckets, chunk, is_causal, dropout):
     query, key, value = _cut(_rows(vectors, order), chunk).chunk(3, -1)  # (b, heads, rounds, chunks, m, d_k)
     scores = query @ _with_previous(key).mT + _bias(buckets, order, rank, chunk, is_causal, query)
     level = scores.logsumexp(-1, keepdim=True)  # z^r
-    read = dropout((scores - level).exp()) @ _with_previous(value)
-    found = _rows(torch.cat([read, level], -1).flatten(3, 4), rank)  # back in the order of the text
+    output = dropout((scores - level).exp()) @ _with_previous(value)
+    found = _rows(torch.cat([output, level], -1).flatten(3, 4), rank)  # back in the order of the text
     return (found[..., :-1] * found[..., -1:].softmax(2)).sum(2)
 
 
 @torch.no_grad()
 def _bias(buckets, order, rank, chunk, is_causal, like):
-    """−m_ij of each token of a chunk and each one of its chunk and the one before; −∞ where i does not read j."""
-    place, bucket = (_pairs(_cut(t, chunk)) for t in (order, buckets.gather(3, order)))
+    """−m_ij of each token of a chunk and each one of its chunk and the one before; −∞ where i does not attend to j."""
+    position, bucket = (_pairs(_cut(t, chunk)) for t in (order, buckets.gather(3, order)))
     visible = bucket[0] == bucket[1]
     if is_causal:
-        visible = visible & (place[0] >= place[1])
-    # In a round i reads j if they share a bucket, and chunks or neighbours: if these numbers differ by 0 or 1.
+        visible = visible & (position[0] >= position[1])
+    # In a round i attends to j if they share a bucket, and chunks or neighbours: if these labels differ by 0 or 1.
     times = torch.zeros((), dtype=like.dtype, device=like.device)
-    numbers = buckets * (buckets.shape[3] // chunk + 1) + rank // chunk
-    for number in numbers.unbind(2):
-        own, other = _pairs(_cut(number.unsqueeze(2).expand_as(order).gather(3, order), chunk))
+    labels = buckets * (buckets.shape[3] // chunk + 1) + rank // chunk
+    for label in labels.unbind(2):
+        own, other = _pairs(_cut(label.unsqueeze(2).expand_as(order).gather(3, order), chunk))
         times = times + ((own == other) | (own == other + 1))
-    apart = torch.where(place[0] == place[1], ITSELF, times.clamp(min=1).log())
+    apart = torch.where(position[0] == position[1], ITSELF, times.clamp(min=1).log())
     return torch.where(visible, -apart, -math.inf)
 
 
 def _rows(t, index):
-    """The rows of t (*lead, n, f) that index (*lead, *more) names, (*lead, *more, f)."""
+    """The rows of t (*lead, n, f) at the indices (*lead, *more): (*lead, *more, f)."""
     n, width = t.shape[-2:]
     start = n * torch.arange(math.prod(t.shape[:-2]), device=t.device).view(*t.shape[:-2], 1)
     flat = index.flatten(t.dim() - 2) + start
@@ -177,10 +177,10 @@ def _cut(t, chunk):
 
 
 def _with_previous(t, first=0):
-    """Each chunk behind the one before it, (…, chunks, m, …) → (…, chunks, 2m, …); `first` stands before the first."""
+    """Each chunk after the one before it, (…, chunks, m, …) → (…, chunks, 2m, …); `first` precedes the first."""
     return torch.cat([torch.cat([torch.full_like(t[:, :, :, :1], first), t[:, :, :, :-1]], 3), t], 4)
 
 
 def _pairs(t):
-    """Numbers of a chunk's tokens against those of its and the previous chunk's: (…, m, 1) and (…, 1, 2m)."""
+    """Values of a chunk's tokens against those of its and the previous chunk's: (…, m, 1) and (…, 1, 2m)."""
     return t[..., None], _with_previous(t, -1)[..., None, :]

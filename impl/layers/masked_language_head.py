@@ -1,11 +1,11 @@
-"""Head of a masked language model: from a token's features to a score of each symbol, by the table of the symbols.
+"""Head of a masked language model: from the features of a token to a logit for each token of the vocabulary.
 
 Devlin et al. 2019 (BERT), arXiv:1810.04805, §3.1, task 1; shared table: Press & Wolf 2017, arXiv:1608.05859.
 
-    s = E LN(GELU(W x + b)) + c,    E the table that also reads the symbols
+    s = E LN(GELU(W x + b)) + c,    E the table of word embeddings
 
-Convention: tables of symbols, positions and types start normal with deviation 0.02, as in BERT: with a shared table,
-larger numbers would be overconfident scores.
+Convention: tables of words, positions and types are initialised normal with standard deviation 0.02, as in BERT: with a
+shared table, larger values would be overconfident logits.
 """
 
 import torch
@@ -17,22 +17,22 @@ from .embedding import Embedding
 from .linear import Linear
 from .normalization import LayerNorm
 
-DEVIATION = 0.02
+STANDARD_DEVIATION = 0.02
 
 
 def table(rows: int, width: int, padding_idx: int | None = None) -> Embedding:
-    """An embedding whose numbers start small."""
+    """An embedding with a small initialisation."""
     made = Embedding(rows, width, padding_idx)
     with torch.no_grad():
-        made.weight.mul_(DEVIATION)
+        made.weight.mul_(STANDARD_DEVIATION)
     return made
 
 
 class MaskedLanguageHead(nn.Module):
-    """Scores of all symbols for each token.
+    """Logits of all tokens of the vocabulary at each position.
 
     Args:
-        vocab_size: how many symbols there are.
+        vocab_size: number of tokens.
         embed_dim: width of the features.
         approximate: GELU's; see `GELU`.
         layer_norm_eps: ε of the norm.
@@ -46,5 +46,5 @@ class MaskedLanguageHead(nn.Module):
         self.norm = LayerNorm(embed_dim, layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
-    def forward(self, features: Float[Tensor, "b n d"], symbols: Float[Tensor, "v d"]) -> Float[Tensor, "b n v"]:
-        return self.norm(self.activation(self.dense(features))) @ symbols.T + self.bias
+    def forward(self, features: Float[Tensor, "b n d"], words: Float[Tensor, "v d"]) -> Float[Tensor, "b n v"]:
+        return self.norm(self.activation(self.dense(features))) @ words.T + self.bias

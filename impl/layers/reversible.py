@@ -87,7 +87,7 @@ class ReversibleSequence(nn.Module):
 
 
 class _Half:
-    """F or G as a function of all that it reads, which can be run again under the conditions of its first run."""
+    """F or G as a function of its input, context and state, which can be replayed as it ran first."""
 
     def __init__(self, module, names):
         self.module, self.names = module, names
@@ -139,10 +139,10 @@ class _Reversible(torch.autograd.Function):
         grads = []
         for n in reversed(range(len(parts))):
             half, context, values = parts[n]
-            read, other, d_read, d_other = (x2, x1, d2, d1) if n % 2 == 0 else (x1, x2, d1, d2)
-            added, d_added, found = half.pull_back(read, context, values, wanted[n][2], d_other)
-            other, d_read = other - added, d_read if d_added is None else d_read + d_added
-            x1, x2, d1, d2 = (other, read, d_other, d_read) if n % 2 == 0 else (read, other, d_read, d_other)
+            input, other, d_input, d_other = (x2, x1, d2, d1) if n % 2 == 0 else (x1, x2, d1, d2)
+            added, d_added, found = half.pull_back(input, context, values, wanted[n][2], d_other)
+            other, d_input = other - added, d_input if d_added is None else d_input + d_added
+            x1, x2, d1, d2 = (other, input, d_other, d_input) if n % 2 == 0 else (input, other, d_input, d_other)
             grads = found + grads
         return None, None, d1, d2, *[None] * ctx.count, *grads
 

@@ -5,11 +5,11 @@ Zaheer et al. 2020, arXiv:2007.14062.
     x⁰ = LN(words + positions + types),    x ← LN(x + Attn(x)),    x ← LN(x + FFN(x)),    for each of L layers
 
 with Attn the block-sparse attention of §2: global, window and random blocks (`BlockSparseAttention`). Trained as a
-masked language model (§4): a token that is hidden is to be told from its context, by E LN(GELU(W x + b)) + c, where E
-is the table of words.
+masked language model (§4): logits of a masked token are E LN(GELU(W x + b)) + c, where E is the table of
+words.
 
 Convention: BigBird-ITC as the authors released it: BERT's post-norm layers, GELU by tanh, ε = 1e-12, dropout before
-the embeddings' norm. A symbol `padding_idx` fills up shorter texts; no token reads it.
+the embeddings' norm. The token `padding_idx` pads shorter texts; no token attends to it.
 """
 
 import torch
@@ -30,7 +30,7 @@ class BigBird(nn.Module):
     """Masked language model of long texts. The defaults are BigBird-base.
 
     Args:
-        vocab_size: how many symbols there are.
+        vocab_size: number of tokens.
         embed_dim: width of the tokens.
         num_heads, block_size, num_random_blocks, num_window_blocks, num_global_blocks: see `BlockSparseAttention`.
         num_layers: L.
@@ -38,12 +38,12 @@ class BigBird(nn.Module):
         max_len: the longest text, in tokens.
         num_types: how many kinds of text a token may be marked as (question and document, say).
         dropout: probability of all dropouts: of attention weights, of each branch's output, of the embeddings.
-        padding_idx: the symbol that fills up shorter texts.
+        padding_idx: the token that pads shorter texts.
 
     Attributes:
         words, positions, types: tables, `Embedding`; norm: the embeddings' `LayerNorm`.
         layers: `TransformerEncoderBlock`s; `self_attn` is `BlockSparseAttention`, `feed_forward` a `FeedForward`.
-        head: `dense`, `norm` and `bias` of the scores, which read the table of words.
+        head: `dense`, `norm` and `bias` of the logits, which share the table of words.
 
     Raises:
         ValueError: sizes that do not fit; tokens or types of other shapes or dtypes; a text longer than `max_len`.
@@ -68,9 +68,7 @@ class BigBird(nn.Module):
         padding_idx: int = 0,
     ):
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"expected num_layers >= 1, got {num_layers}")
-        check_sizes(block_size=block_size)
+        check_sizes(num_layers=num_layers, block_size=block_size)
         eps = 1e-12
         self.padding_idx, self.max_len = padding_idx, max_len
         self.words, self.positions = table(vocab_size, embed_dim, padding_idx), table(max_len, embed_dim)
@@ -90,10 +88,10 @@ class BigBird(nn.Module):
         self.head = MaskedLanguageHead(vocab_size, embed_dim, "tanh", eps)
 
     def forward(self, tokens: Int[Tensor, "b n"], types: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b n v"]:
-        """Scores (logits) of every symbol at every place.
+        """Logits of every token at every position.
 
         Args:
-            tokens: numbers of symbols.
+            tokens: token ids.
             types: which kind of text each token belongs to; default 0.
         """
         return self.head(self.encode(tokens, types), self.words.weight)
@@ -104,9 +102,9 @@ class BigBird(nn.Module):
             raise ValueError(f"expected tokens (batch, at most {self.max_len}), got {tuple(tokens.shape)}")
         if types is not None and types.shape != tokens.shape:
             raise ValueError(f"expected types of shape {tuple(tokens.shape)}, got {tuple(types.shape)}")
-        place = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         kinds = torch.zeros_like(tokens) if types is None else types
-        x = self.norm(self.dropout(self.words(tokens) + self.types(kinds) + self.positions(place)))
+        x = self.norm(self.dropout(self.words(tokens) + self.types(kinds) + self.positions(positions)))
         for layer in self.layers:
             x = layer(x, key_mask=tokens != self.padding_idx)
         return x

@@ -1,17 +1,16 @@
-"""Longformer: a transformer encoder for long texts, whose tokens read a window, and a few tokens all.
+"""Longformer: a transformer encoder for long texts, whose tokens attend to a window, and a few tokens to all.
 
 Beltagy, Peters & Cohan 2020, arXiv:2004.05150.
 
     x⁰ = LN(words + positions + types),    x ← LN(x + Attn(x)),    x ← LN(x + FFN(x)),    for each of L layers
 
 with Attn the sliding-window attention of §3.1 (`SlidingWindowAttention`), whose window and dilation may differ from
-layer to layer (§3.2). Trained as a masked language model from RoBERTa's weights (§5): scores of a hidden token are
+layer to layer (§3.2). Trained as a masked language model from RoBERTa's weights (§5): logits of a masked token are
 E LN(GELU(W x + b)) + c, where E is the table of words.
 
-Convention: RoBERTa's post-norm layers, exact GELU, ε = 1e-5, dropout behind the embeddings' norm. Positions are counted
-over tokens alone and start at padding_idx + 1, so that the table has max_len + padding_idx + 1 rows, 4098 for 4096
-tokens. A symbol `padding_idx` fills up shorter texts; no token reads it. The last window on each side may be cut short:
-lengths need be no multiple of it.
+Convention: RoBERTa's post-norm layers, exact GELU, ε = 1e-5, dropout after the embeddings' norm. Positions count
+tokens alone, from padding_idx + 1, so that the table has max_len + padding_idx + 1 rows, 4098 for 4096 tokens. The
+token `padding_idx` pads shorter texts; no token attends to it. Lengths need not be multiples of the window.
 """
 
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..layers.checks import check_sizes
 from ..layers.dropout import Dropout
 from ..layers.masked_language_head import MaskedLanguageHead, table
 from ..layers.normalization import LayerNorm
@@ -31,24 +31,24 @@ class Longformer(nn.Module):
     """Masked language model of long texts. The defaults are Longformer-base.
 
     Args:
-        vocab_size: how many symbols there are.
+        vocab_size: number of tokens.
         embed_dim: width of the tokens.
         num_heads: heads; embed_dim/num_heads is their width.
-        window, dilation: of each layer, or one number for all; see `SlidingWindowAttention`.
+        window, dilation: of each layer, or one value for all; see `SlidingWindowAttention`.
         num_layers: L.
         dim_feedforward: width of the feed-forward networks.
         max_len: the longest text, in tokens.
         num_types: how many kinds of text a token may be marked as.
         dropout: probability of all dropouts: of attention weights, of each branch's output, of the embeddings.
-        padding_idx: the symbol that fills up shorter texts.
+        padding_idx: the token that pads shorter texts.
 
     Attributes:
         words, positions, types: tables, `Embedding`; norm: the embeddings' `LayerNorm`.
         layers: `TransformerEncoderBlock`s; `self_attn` is `SlidingWindowAttention`, `feed_forward` a `FeedForward`.
-        head: `dense`, `norm` and `bias` of the scores, which read the table of words.
+        head: `dense`, `norm` and `bias` of the logits, which share the table of words.
 
     Raises:
-        ValueError: sizes that do not fit; as many windows or dilations as layers are not; tokens or types of other
+        ValueError: sizes that do not fit; other than num_layers windows or dilations; tokens or types of other
             shapes or dtypes, a text longer than `max_len`.
 
     Source: Beltagy, Peters & Cohan 2020, arXiv:2004.05150, §3 and §5.
@@ -69,8 +69,7 @@ class Longformer(nn.Module):
         padding_idx: int = 1,
     ):
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"expected num_layers >= 1, got {num_layers}")
+        check_sizes(num_layers=num_layers)
         windows, dilations = _each("window", window, num_layers), _each("dilation", dilation, num_layers)
         eps = 1e-5
         self.padding_idx, self.max_len = padding_idx, max_len
@@ -96,11 +95,11 @@ class Longformer(nn.Module):
         global_positions: Int[Tensor, "b g"] | None = None,
         types: Int[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n v"]:
-        """Scores (logits) of every symbol at every place.
+        """Logits of every token at every position.
 
         Args:
-            tokens: numbers of symbols.
-            global_positions: where each text's global tokens stand; −1 fills up shorter rows.
+            tokens: token ids.
+            global_positions: positions of each text's global tokens; −1 pads shorter rows.
             types: which kind of text each token belongs to; default 0.
         """
         return self.head(self.encode(tokens, global_positions, types), self.words.weight)
@@ -117,16 +116,16 @@ class Longformer(nn.Module):
         if types is not None and types.shape != tokens.shape:
             raise ValueError(f"expected types of shape {tuple(tokens.shape)}, got {tuple(types.shape)}")
         present = tokens != self.padding_idx
-        place = present.cumsum(1) * present + self.padding_idx
+        positions = present.cumsum(1) * present + self.padding_idx
         kinds = torch.zeros_like(tokens) if types is None else types
-        x = self.dropout(self.norm(self.words(tokens) + self.positions(place) + self.types(kinds)))
+        x = self.dropout(self.norm(self.words(tokens) + self.positions(positions) + self.types(kinds)))
         for layer in self.layers:
             x = layer(x, global_positions=global_positions, key_mask=present)
         return x
 
 
 def _each(name, value, layers):
-    """One number for each layer, from one for all or one for each."""
+    """One value for each layer, from one for all or one for each."""
     found = [value] * layers if isinstance(value, int) else list(value)
     if len(found) != layers:
         raise ValueError(f"expected one {name} or {layers}, one for each layer, got {value}")

@@ -4,18 +4,19 @@ Kitaev, Kaiser & Levskaya 2020, arXiv:2001.04451.
 
     x₁ = x₂ = words + positions,    y₁ = x₁ + Attn(LN(x₂)),    y₂ = x₂ + FFN(LN(y₁)),    for each of L layers
 
-Attention costs O(n log n) in place of O(n²), by hashing (`LSHAttention`); activations cost O(n) in place of O(n·L), as
-layers are reversible (`ReversibleSequence`); and those inside of the feed-forward network are made for a chunk of the
-tokens at a time (§3, Chunking).
+Hashing (`LSHAttention`) makes attention O(n log n) instead of O(n²); reversible layers (`ReversibleSequence`) make the
+memory of activations O(n) instead of O(n·L); and the feed-forward network works on a chunk of the tokens at a time (§3,
+Chunking).
 
-Convention: norms stand inside of the residual branches, as the paper says; the scores are read from both halves,
-LN([y₁, y₂]), as in the authors' code; positions are learned, one for each place.
+Convention: norms are inside the residual branches, as in the paper; the logits are a projection of both halves,
+LN([y₁, y₂]), as in the authors' code; positions are learned.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..layers.checks import check_sizes
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear
@@ -31,7 +32,7 @@ class Reformer(nn.Module):
     """Language model of long texts. The default sizes are those of the paper's comparisons (§5).
 
     Args:
-        vocab_size: how many symbols there are.
+        vocab_size: number of tokens.
         embed_dim: width of the tokens in each of both halves.
         num_heads, num_buckets, chunk_length, num_hashes, is_causal: see `LSHAttention`.
         num_layers: L.
@@ -39,7 +40,7 @@ class Reformer(nn.Module):
         max_len: the longest text, in tokens.
         feed_forward_chunk: how many tokens go through a feed-forward network at a time; default all.
         dropout: probability of all dropouts: of attention weights, of each branch's output, of words and of the
-            output before the scores.
+            last features.
 
     Attributes:
         words, positions: tables, `Embedding`; norm, head: `LayerNorm` and `Linear` of both halves together.
@@ -68,10 +69,7 @@ class Reformer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"expected num_layers >= 1, got {num_layers}")
-        if feed_forward_chunk is not None and feed_forward_chunk < 1:
-            raise ValueError(f"expected feed_forward_chunk >= 1, got {feed_forward_chunk}")
+        check_sizes(num_layers=num_layers, feed_forward_chunk=1 if feed_forward_chunk is None else feed_forward_chunk)
         self.max_len = max_len
         self.words, self.positions = Embedding(vocab_size, embed_dim), Embedding(max_len, embed_dim)
         hashing = num_buckets, chunk_length, num_hashes, is_causal, dropout
@@ -90,11 +88,11 @@ class Reformer(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "b n"], key_mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b n v"]:
-        """Scores (logits) of every symbol at every place: of the next one, if causal.
+        """Logits of every token at every position: of the next token, if causal.
 
         Args:
-            tokens: numbers of symbols.
-            key_mask: True at tokens, False at padding, which no token reads.
+            tokens: token ids.
+            key_mask: True at tokens, False at padding, to which no token attends.
         """
         return self.head(self.encode(tokens, key_mask))
 
@@ -104,13 +102,13 @@ class Reformer(nn.Module):
         """Features of every token, both halves side by side, after the last norm."""
         if tokens.dim() != 2 or tokens.shape[1] > self.max_len:
             raise ValueError(f"expected tokens (batch, at most {self.max_len}), got {tuple(tokens.shape)}")
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.words(tokens)) + self.positions(place)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.dropout(self.words(tokens)) + self.positions(positions)
         return self.dropout(self.norm(torch.cat(self.layers(x, x, key_mask), -1)))
 
 
 class _Branch(nn.Module):
-    """dropout(part(LN(x))), for a chunk of the tokens at a time if `chunk` says so."""
+    """dropout(part(LN(x))), for `chunk` tokens at a time if it is given."""
 
     def __init__(self, embed_dim, part, dropout, chunk=None):
         super().__init__()

@@ -26,7 +26,7 @@ class OneScan(nn.Module):
         super().__init__()
         self.enter, self.leave = nn.Linear(2, 16), nn.Linear(16, 1)
         self.select = nn.Linear(16, 16 + 4 + 4)
-        if not selective:  # Δ, B and C are learned, and the same at every place
+        if not selective:  # Δ, B and C are learned, and the same at every position
             self.select.weight = None
             self.select.bias.data.normal_()
         self.select.bias.data[:16] = -2
@@ -112,7 +112,7 @@ def test_it_works_beyond_the_length_of_its_training():
     with its states carried over.
 
     Source: Gu & Dao 2023, §4.1.2 and §4.3.2: performance does not fall beyond the training length; §3.3.1: the state.
-    Measured: cross-entropies of 2.441 to 2.452 behind 112, 0.000 to 0.004 above those behind 16; in parts the same to
+    Measured: cross-entropies of 2.441 to 2.452 after 112, 0.000 to 0.004 above those after 16; in parts the same to
     1e-7 right, 0.11 to 0.13 more where the filter forgets between the parts, 0.0003 to 0.004 off where the scan does;
     3 seeds.
     """

@@ -46,9 +46,9 @@ ATTENTION_BAD = {
 
 MODEL_BAD = {
     "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no symbols": _rejects(lambda: _model(vocab_size=0), "num_embeddings", "0"),
+    "no tokens at all": _rejects(lambda: _model(vocab_size=0), "num_embeddings", "0"),
     "empty blocks": _rejects(lambda: _model(block_size=0), "block_size", "0"),
-    "padding that is no symbol": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
+    "padding that is no token": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
     "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "12", "(2, 13)"),

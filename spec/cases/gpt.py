@@ -34,7 +34,7 @@ def _train(text, steps, **options):
 
 
 BAD = {
-    "no symbols": _rejects(lambda: small(vocab_size=0), "0"),
+    "no tokens at all": _rejects(lambda: small(vocab_size=0), "0"),
     "no length": _rejects(lambda: small(block_size=0), "max_len", "0"),
     "no blocks": _rejects(lambda: small(n_layer=0), "n_layer", "0"),
     "no heads": _rejects(lambda: small(n_head=0), "0"),

@@ -22,8 +22,8 @@ def _tokens(*shape):
 
 BAD = {
     "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no symbols": _rejects(lambda: Longformer(0), "num_embeddings", "0"),
-    "padding that is no symbol": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
+    "no tokens at all": _rejects(lambda: Longformer(0), "num_embeddings", "0"),
+    "padding that is no token": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "an odd window": _rejects(lambda: _model(window=3), "even", "3"),
     "a window too many": _rejects(lambda: _model(window=(2, 4)), "window", "(2, 4)"),

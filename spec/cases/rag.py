@@ -20,7 +20,7 @@ from impl.models.rag import (
 from spec.cases import Bad, Case
 from spec.laws import reseed
 
-DOCUMENTS, SYMBOLS, LENGTH = 7, 4, 3
+DOCUMENTS, TOKENS, LENGTH = 7, 4, 3
 
 
 def _random(*shape, seed=0):
@@ -28,23 +28,23 @@ def _random(*shape, seed=0):
 
 
 class Table(nn.Module):
-    """A generator that knows by heart what each passage says: free log-probabilities (documents, places, symbols)."""
+    """A generator with a table of log-probabilities for each passage (documents, positions, tokens)."""
 
-    def __init__(self, numbers):
+    def __init__(self, logits):
         super().__init__()
-        self.numbers = nn.Parameter(numbers)
+        self.logits = nn.Parameter(logits)
 
     def forward(self, questions, passages, target):
         # index_select, as a passage may be found for several questions.
-        found = self.numbers.log_softmax(-1).index_select(0, passages.flatten())
-        return found.view(*passages.shape, *self.numbers.shape[1:])[:, :, : target.shape[1]]
+        found = self.logits.log_softmax(-1).index_select(0, passages.flatten())
+        return found.view(*passages.shape, *self.logits.shape[1:])[:, :, : target.shape[1]]
 
 
 def rag(marginal="sequence", k=3):
-    """Questions of 5 features, 7 passages of 6, vectors of 4, answers of 3 symbols out of 4."""
+    """Questions of 5 features, 7 passages of 6, vectors of 4, answers of 3 tokens out of 4."""
     reseed(0)
     retriever = DenseRetriever(nn.Linear(5, 4), nn.Linear(6, 4), 4).index_passages(_random(DOCUMENTS, 6, seed=1))
-    return RAG(retriever, Table(_random(DOCUMENTS, LENGTH, SYMBOLS, seed=2)), k, marginal)
+    return RAG(retriever, Table(_random(DOCUMENTS, LENGTH, TOKENS, seed=2)), k, marginal)
 
 
 class _Answers(nn.Module):
@@ -79,7 +79,7 @@ def _nll(nll):
         "scores of other questions": Bad(call=lambda: nll(_random(3, 5), *_answer()[1:]), mentions=("(3, 5)",)),
         "other passages": Bad(call=lambda: nll(_random(2, 4), *_answer()[1:]), mentions=("(2, 4)",)),
         "an answer of another length": Bad(call=lambda: nll(*_answer()[:2], torch.zeros(2, 4).long())),
-        "no places": Bad(call=lambda: nll(_random(2, 5), _random(2, 5, 4), _answer()[2]), mentions=("(2, 5, 4)",)),
+        "no positions": Bad(call=lambda: nll(_random(2, 5), _random(2, 5, 4), _answer()[2]), mentions=("(2, 5, 4)",)),
         "scores of one answer": Bad(call=lambda: nll(_random(5), *_answer()[1:]), mentions=("(5,)",)),
         "a mask of numbers": Bad(call=lambda: nll(*_answer(), torch.ones(2, 3)), mentions=("float32",)),
         "a mask of another length": Bad(call=lambda: nll(*_answer(), torch.ones(2, 4) > 0), mentions=("(2, 4)",)),
@@ -114,7 +114,7 @@ _BAD = {
     ),
     "no passages to find": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), k=0), mentions=("k", "0")),
     "an unknown marginal": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), 2, "word"), mentions=("word",)),
-    "fewer than no symbols": Bad(call=lambda: rag().generate(_random(2, 5), -1), mentions=("length", "-1")),
+    "fewer than no tokens": Bad(call=lambda: rag().generate(_random(2, 5), -1), mentions=("length", "-1")),
     "chunks of nothing": Bad(call=lambda: chunk([1, 2], 0), mentions=("size", "0")),
     "chunks that never end": Bad(call=lambda: chunk([1, 2], 3, 3), mentions=("overlap", "3")),
     "a negative overlap": Bad(call=lambda: chunk([1, 2], 3, -1), mentions=("overlap", "-1")),
@@ -138,7 +138,7 @@ _BAD_LOSS = {
     "no questions": Bad(call=lambda: dpr_loss(_random(0, 3)), mentions=("(0, 3)",)),
     "scores of one question": Bad(call=lambda: dpr_loss(_random(3)), mentions=("(3,)",)),
     "fewer passages than questions": Bad(call=lambda: dpr_loss(_random(3, 2)), mentions=("(3, 2)",)),
-    "a positive behind the last passage": Bad(
+    "a positive after the last passage": Bad(
         call=lambda: dpr_loss(_random(2, 3), torch.tensor([0, 3])), mentions=("3 passages", "[0, 3]")
     ),
     "a positive before the first passage": Bad(
@@ -158,7 +158,7 @@ CASES = [
             build=lambda marginal=marginal: _Answers(rag(marginal)),
             inputs=lambda: (_random(3, 5, seed=5),),
             bad=_BAD if marginal == "sequence" else {},
-            exempt={"from_scratch": "the class that is called stands here; the properties ask it of the real one"},
+            exempt={"from_scratch": "the class that is called is defined here; the properties ask it of the real one"},
         )
         for marginal in ("sequence", "token")
     ),

@@ -7,7 +7,7 @@ from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, Revers
 from spec.cases import Bad, Case
 
 LSH = LSHAttention
-# A bucket is a step function: whoever stands at an edge moves to another when numbers are rounded.
+# A bucket is a step function: a vector at an edge moves to another bucket when values are rounded.
 EDGES = {
     "keeps_dtype": "rounding to bfloat16 moves vectors to other buckets; float32 and float64 have specs of their own"
 }
@@ -54,7 +54,7 @@ ATTENTION_BAD = {
 
 MODEL_BAD = {
     "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no symbols": _rejects(lambda: Reformer(0), "num_embeddings", "0"),
+    "no tokens at all": _rejects(lambda: Reformer(0), "num_embeddings", "0"),
     "chunks of no token": _rejects(lambda: _model(feed_forward_chunk=0), "feed_forward_chunk", "0"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "9", "(2, 13)"),

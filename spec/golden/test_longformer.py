@@ -42,9 +42,9 @@ def ours(name):
 def test_outputs_loss_and_gradients_are_transformers(tag):
     """With transformers' weights, logits, loss and every gradient are transformers', with and without global tokens.
 
-    21 tokens, windows of 4 and 8, a text that is filled up.
+    21 tokens, windows of 4 and 8, a padded text.
 
-    Source: Beltagy et al. 2020, §3; transformers' LongformerForMaskedLM, which fills up to a multiple of the window.
+    Source: Beltagy et al. 2020, §3; transformers' LongformerForMaskedLM, which pads to a multiple of the window.
     Convention: positions start at padding_idx + 1; tokens of padding are read by nobody and mean nothing.
     """
     golden = load("longformer")

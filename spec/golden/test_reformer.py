@@ -38,7 +38,7 @@ def test_outputs_loss_and_gradients_are_transformers(tag, hashing):
     """With transformers' weights and rotations, logits, loss and every gradient are transformers'.
 
     Source: Kitaev et al. 2020, §2 and §3; transformers' ReformerModelWithLMHead, whose layers are reversible too.
-    Convention: buckets do not mix and the first chunk has none before it: the library's masks are mended for that.
+    Convention: buckets do not mix and the first chunk has none before it: transformers' masks are fixed for that.
     """
     golden = load("reformer")
     model = Reformer(11, 12, 3, 2, 20, 19, *hashing, num_hashes=1, feed_forward_chunk=5).double().eval()

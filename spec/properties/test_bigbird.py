@@ -36,7 +36,7 @@ def attention(block=3, random=2, window=3, number_of_global=2, seed=0, **options
 def shares(module, blocks, random=2, window=3, number_of_global=2):
     """The share of its attention that a block gives to each block when all keys fit alike, (heads, blocks, blocks).
 
-    A twin with the same draws and blocks of one token: queries of zero weigh all that is read alike, and a token's
+    A copy with the same draws and blocks of one token: queries of zero weigh all keys alike, and a token's
     value says in which block it stands.
     """
     heads = len(module.draws)
@@ -137,7 +137,7 @@ def test_random_blocks_are_uniform():
 def test_heads_layers_and_modules_sample_their_own():
     """Heads, layers and fresh modules have different random blocks; one seed gives the same.
 
-    Source: Zaheer et al. 2020, §2; in the authors' code each layer has a seed and each head a draw.
+    Source: Zaheer et al. 2020, §2; in the authors' code each layer has a seed and each head a sample.
     """
     first, again, other = (shares(attention(random=1, seed=s), 20, random=1) for s in (0, 0, 1))
     laws.assert_same(again, first)
@@ -421,7 +421,7 @@ def test_logits_share_the_words_table():
     laws.assert_close(net(tokens), nn.functional.linear(x, net.words.weight, head.bias))
     (grad,) = torch.autograd.grad(net(tokens).logsumexp(-1).sum(), net.words.weight)
     absent = sorted(set(range(7)) - set(tokens.flatten().tolist()))
-    assert len(absent) == 3 and (grad[absent] != 0).all(), "expected a gradient for the scores of absent symbols"
+    assert len(absent) == 3 and (grad[absent] != 0).all(), "expected a gradient for the logits of absent tokens"
     names = [n for n, p in net.named_parameters() if p.shape == (7, 6)]
     assert names == ["words.weight"], f"expected one table, found {names}"
 
@@ -431,7 +431,7 @@ def test_the_first_loss_is_that_of_a_guess(seed):
     """Before training every token is about equally probable: the loss is ln V ± 0.1; tables have standard deviation
     0.02.
 
-    Measured: up to 0.03 off right, 9.3 and more off with tables of deviation 1; 3 seeds.
+    Measured: up to 0.03 off right, 9.3 and more off with tables of standard deviation 1; 3 seeds.
 
     Source: Devlin et al. 2019, the authors' code: initializer_range 0.02.
     """
@@ -442,19 +442,19 @@ def test_the_first_loss_is_that_of_a_guess(seed):
     for table in (net.words, net.positions, net.types):
         deviation = table.weight.std().item()
         assert 0.015 < deviation < 0.025, f"expected about 0.02, found {deviation:.3f}"
-    assert (net.words.weight[0] == 0).all(), "expected a padding symbol that starts at zero"
+    assert (net.words.weight[0] == 0).all(), "expected a zero vector for padding"
 
 
 def test_dropout_acts_before_the_embeddings_norm_and_in_each_branch():
     """In training about p of the embeddings, of each branch's output and of the attention weights is dropped, nothing
     after the embeddings' norm or within the feed-forward network.
 
-    Source: the authors' code, as transformers' BigBirdEmbeddings.  Convention: RoBERTa drops behind the norm instead.
+    Source: the authors' code, as transformers' BigBirdEmbeddings.  Convention: RoBERTa drops after the norm instead.
     """
     laws.reseed(0)
     net, tokens = BigBird(7, 400, 2, 1, 8, max_len=30, block_size=3, dropout=0.5, padding_idx=2).double(), text(2, 20)
     seen = laws.dropped_shares(net, tokens)
-    assert not seen["behind the embeddings' norm"], "expected nothing dropped behind the norm"
+    assert not seen["behind the embeddings' norm"], "expected nothing dropped after the norm"
     for place in ("before the embeddings' norm", "attention's output", "feed-forward network's output"):
         assert 0.45 < seen[place] < 0.55, f"expected about half dropped, found {seen}"
     (layer,), x = net.layers, normal(1, 20, 400)

@@ -166,7 +166,7 @@ def test_without_bias_only_matrices_and_scales_are_left():
 def test_one_table_is_input_and_output():
     """The gradient of E is the sum of both uses, as the table of tokens and as the output matrix.
 
-    Source: Press & Wolf 2016, arXiv:1608.05859, §3; Radford et al. 2018, eq. 2: W_e stands twice.
+    Source: Press & Wolf 2016, arXiv:1608.05859, §3; Radford et al. 2018, eq. 2: W_e occurs twice.
     """
     built, tokens = model(), text(2, 6)
     (found,) = torch.autograd.grad(built.loss(tokens), built.wte.weight)
@@ -186,12 +186,12 @@ def test_the_tie_survives_copies_and_loading():
     built, tokens = model(), text(2, 5)
     loaded = model(seed=1)
     loaded.load_state_dict(built.state_dict())
-    for twin in (copy.deepcopy(built), loaded):
-        laws.assert_close(twin(tokens), built(tokens))
+    for other in (copy.deepcopy(built), loaded):
+        laws.assert_close(other(tokens), built(tokens))
         with torch.no_grad():
-            twin.wte.weight.mul_(1.5)
-        state = {n.removeprefix("transformer."): p for n, p in weights_to_gpt2(twin.state_dict()).items()}
-        laws.assert_close(twin(tokens), by_hand(state, tokens))
+            other.wte.weight.mul_(1.5)
+        state = {n.removeprefix("transformer."): p for n, p in weights_to_gpt2(other.state_dict()).items()}
+        laws.assert_close(other(tokens), by_hand(state, tokens))
     tables = [n for n, p in built.state_dict().items() if p.shape == (VOCABULARY, WIDTH)]
     assert tables == ["wte.weight"], f"expected the table once, found {tables}"
 
@@ -269,8 +269,8 @@ def test_dropout_is_gpt2s():
     network[f"{block}.feed_forward.linear2.weight"] = torch.eye(d, 4 * d) / 32
     for name, ones, values in (
         ("embeddings", {"wpe.weight": torch.ones(3, d)}, {0.0, 2.0}),
-        ("attention, inside and behind", attention, {0.0, 4.0}),
-        ("network, behind alone", network, {0.0, 2.0}),
+        ("attention, inside and after", attention, {0.0, 4.0}),
+        ("network, after it alone", network, {0.0, 2.0}),
     ):
         half.load_state_dict(nothing | ones)
         found = set(half.train()(tokens)[..., 1:].unique().tolist())
@@ -371,12 +371,14 @@ def test_a_nucleus_is_the_smallest_set_of_that_mass(p, kept):
     Convention: of equal tokens at the rim the first stay.
     """
     order = [2, 0, 3, 1]
-    chances = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
-    expected = torch.where(torch.arange(4) < kept, chances, 0)
-    found = sampling_distribution(chances.log(), top_p=p)
+    probabilities = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
+    expected = torch.where(torch.arange(4) < kept, probabilities, 0)
+    found = sampling_distribution(probabilities.log(), top_p=p)
     laws.assert_close(found, expected / expected.sum())
     if kept != 3:  # no tie at the rim: the order of the tokens does not matter
-        laws.assert_close(sampling_distribution(chances[order].log(), top_p=p), (expected / expected.sum())[order])
+        laws.assert_close(
+            sampling_distribution(probabilities[order].log(), top_p=p), (expected / expected.sum())[order]
+        )
 
 
 @given(k=st.integers(1, 7), seed=seeds())
@@ -455,7 +457,7 @@ def test_a_nucleus_in_half_precision_is_that_of_the_same_logits():
     """Of 3000 bfloat16 logits the nucleus is the one that double precision finds, and that of p = 1 has all tokens.
 
     A sum of 3000 probabilities in 8 bits is off by some hundredths: tokens at the rim come and go, and the last ones
-    seem to lie behind a mass of 1.
+    seem to lie beyond a mass of 1.
 
     Source: Holtzman et al. 2019, §3.1.  Convention: probabilities are float32 or wider, as in transformers' generate.
     """
@@ -506,7 +508,7 @@ def test_a_cache_is_used_while_the_text_fits():
 def test_texts_padded_on_the_left_are_continued_as_alone():
     """Texts of 3 and 5 tokens in one batch, padded on the left, are continued as each is alone, also beyond block_size.
 
-    Convention: key_mask is True at tokens; tokens that are written count as tokens.
+    Convention: key_mask is True at tokens; generated tokens count as tokens.
     """
     built, first, second = model(), text(1, 5, seed=1), text(1, 3, seed=2)
     tokens = torch.cat([first, torch.cat([torch.full((1, 2), 7), second], 1)])
@@ -517,7 +519,7 @@ def test_texts_padded_on_the_left_are_continued_as_alone():
     longer = built.generate(tokens, 7, temperature=0, key_mask=mask)
     laws.assert_same(longer[:1], greedy_by_hand(built, first, 7))
     laws.assert_same(longer[1:, 2:], greedy_by_hand(built, second, 7))
-    built, second = model(3, 0.75), text(1, 2, seed=11)  # writes many symbols: 6, 3, 0, 8, 8, 7, 7, 8
+    built, second = model(3, 0.75), text(1, 2, seed=11)  # generates many different tokens: 6, 3, 0, 8, 8, 7, 7, 8
     tokens = torch.cat([text(1, BLOCK, seed=4), torch.cat([torch.full((1, 6), 7), second], 1)])
     longer = built.generate(tokens, 6, temperature=0, key_mask=tokens.new_tensor([[1] * 8, [0] * 6 + [1] * 2]).bool())
     laws.assert_same(longer[1:, 6:], greedy_by_hand(built, second, 6))
@@ -541,7 +543,7 @@ def test_a_generators_seed_is_the_text(seed):
 def test_tokens_may_be_of_32_bits():
     """int32 tokens have the logits and the loss of the same int64 tokens, and are continued in int32.
 
-    Convention: what is written has the dtype of what it continues.
+    Convention: what is generated has the dtype of what it continues.
     """
     built, tokens = model(), text(2, 5)
     laws.assert_close(built(tokens.int()), built(tokens))
@@ -569,17 +571,17 @@ def test_tokens_are_sampled_by_their_probabilities(options):
     """
     built, tokens = model(), text(1, 3)
     z = built(tokens)[0, -1].detach() / options.get("temperature", 1.0)
-    chances = z.softmax(-1)
+    probabilities = z.softmax(-1)
     if "top_k" in options:
-        chances = chances * (z >= z.sort().values[-4])
+        probabilities = probabilities * (z >= z.sort().values[-4])
     if "top_p" in options:
-        order = chances.argsort(descending=True)
-        count = int((chances[order].cumsum(0) < 0.7).sum()) + 1
-        chances = torch.zeros_like(chances).scatter(0, order[:count], chances[order[:count]])
-    chances = chances / chances.sum()
-    drawn = built.generate(tokens.expand(5000, 3), 1, generator=torch.Generator().manual_seed(0), **options)[:, -1]
-    counts, expected = torch.bincount(drawn, minlength=VOCABULARY).double(), 5000 * chances
-    assert not counts[chances == 0].any(), "expected tokens without a chance never to be drawn"
+        order = probabilities.argsort(descending=True)
+        count = int((probabilities[order].cumsum(0) < 0.7).sum()) + 1
+        probabilities = torch.zeros_like(probabilities).scatter(0, order[:count], probabilities[order[:count]])
+    probabilities = probabilities / probabilities.sum()
+    sampled = built.generate(tokens.expand(5000, 3), 1, generator=torch.Generator().manual_seed(0), **options)[:, -1]
+    counts, expected = torch.bincount(sampled, minlength=VOCABULARY).double(), 5000 * probabilities
+    assert not counts[probabilities == 0].any(), "expected tokens of probability 0 never to be sampled"
     likely = expected > 5
     chi2 = ((counts - expected)[likely].square() / expected[likely]).sum().item()
     assert chi2 < 29.6, f"expected χ² of at most 10 degrees of freedom below 29.6, found {chi2:.1f}"
@@ -588,7 +590,7 @@ def test_tokens_are_sampled_by_their_probabilities(options):
 def test_a_text_ends_at_its_stop_token():
     """After its stop_token a text repeats it, other texts continue, and generation stops when all have ended.
 
-    Convention: rows that ended are filled up with stop_token; x-transformers 496e41d left what was drawn there.
+    Convention: rows that ended are padded with stop_token; x-transformers 496e41d left what was sampled there.
     """
     built, tokens = model(size=0.1), text(4, 3)
     free = built.generate(tokens, 5, generator=torch.Generator().manual_seed(1))
@@ -682,7 +684,7 @@ def test_frozen_parameters_stay_frozen():
     train(built, text(40), torch.optim.SGD(built.parameters(), lr=0.1), 2, batch_size=2, report=None)
     for name, p in built.named_parameters():
         assert torch.equal(p, before[name]) is (name == "wpe.weight"), (
-            f"{name}: expected the table of places alone to stay"
+            f"{name}: expected the table of positions alone to stay"
         )
 
 
@@ -692,17 +694,17 @@ def test_gradients_are_clipped_together(clip):
 
     Source: Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063, algorithm 1.
     """
-    built, twin = model(), model()
+    built, other = model(), model()
     optimizer, generator = _Recorder(built.parameters(), lr=0.1), torch.Generator().manual_seed(3)
     tokens = text(40)
     losses = train(built, tokens, optimizer, 1, batch_size=5, warmup=0, clip=clip, generator=generator, report=None)
     start = torch.randint(40 - BLOCK, (5,), generator=torch.Generator().manual_seed(3))
-    loss = twin.loss(torch.stack([tokens[s : s + BLOCK + 1] for s in start.tolist()]))
+    loss = other.loss(torch.stack([tokens[s : s + BLOCK + 1] for s in start.tolist()]))
     laws.assert_close(torch.tensor(losses, dtype=torch.float64), loss.detach()[None])
-    grads = torch.autograd.grad(loss, list(twin.parameters()))
+    grads = torch.autograd.grad(loss, list(other.parameters()))
     norm = torch.stack([g.norm() for g in grads]).norm()
     assert norm > 0.05, "expected a gradient to clip"
-    for parameter, old, grad in zip(built.parameters(), twin.parameters(), grads):
+    for parameter, old, grad in zip(built.parameters(), other.parameters(), grads):
         expected = (old - 0.1 * grad * min(1, clip / norm)).detach()
         laws.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-8, because="torch adds 1e-6 to the norm")
 
@@ -721,7 +723,7 @@ def test_training_reports_its_loss():
     assert lines == expected, f"expected {expected}, found {lines}"
 
 
-class _Slope(nn.Module):
+class _Linear(nn.Module):
     """Its loss has the derivative 3 in its one weight, whatever the tokens, which it records."""
 
     block_size = 4
@@ -741,7 +743,7 @@ def test_windows_of_a_text_are_all_sampled():
     Convention: windows of block_size + 1 tokens start anywhere, the last as well as the first; 32 of them a step.
     """
     for n, expected in ((5, {(0, 1, 2, 3, 4)}), (6, {(0, 1, 2, 3, 4), (1, 2, 3, 4, 5)})):
-        seen = _Slope()
+        seen = _Linear()
         train(
             seen,
             torch.arange(n),
@@ -760,9 +762,9 @@ def test_training_has_its_defaults(capsys):
     Source: Brown et al. 2020, arXiv:2005.14165, appendix B, for the norm of 1.
     Convention: 20 steps of warm-up suit runs of a few hundred steps.
     """
-    slope = _Slope()
-    optimizer = _Recorder(slope.parameters(), lr=0.5)
-    train(slope, torch.arange(9), optimizer, 101, batch_size=1)
+    linear = _Linear()
+    optimizer = _Recorder(linear.parameters(), lr=0.5)
+    train(linear, torch.arange(9), optimizer, 101, batch_size=1)
     rates = torch.tensor([rate for rate, _ in optimizer.seen[:21]], dtype=torch.float64)
     laws.assert_close(rates, torch.tensor([*(0.5 * (n + 1) / 20 for n in range(20)), 0.5], dtype=torch.float64))
     norms = torch.tensor([norm for _, norm in optimizer.seen], dtype=torch.float64)

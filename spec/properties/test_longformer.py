@@ -1,4 +1,4 @@
-"""Longformer: an encoder whose tokens read windows, and a few tokens all.  Beltagy et al. 2020, arXiv:2004.05150."""
+"""Longformer: an encoder whose tokens attend to windows, a few to all.  Beltagy et al. 2020, arXiv:2004.05150."""
 
 import math
 
@@ -18,11 +18,11 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def model(seed=0, symbols=7, **options):
+def model(seed=0, vocabulary=7, **options):
     """float64, random parameters of a size at which no head is saturated, no dropout."""
     laws.reseed(seed)
     sizes = {"embed_dim": 6, "num_heads": 2, "window": 4, "num_layers": 2, "dim_feedforward": 10, "max_len": 40}
-    net = Longformer(symbols, **sizes | {"num_types": 2, "dropout": 0.0, "padding_idx": PADDING} | options)
+    net = Longformer(vocabulary, **sizes | {"num_types": 2, "dropout": 0.0, "padding_idx": PADDING} | options)
     laws.randomise(net.double(), seed)
     for parameter in net.parameters():
         parameter.data.mul_(0.5)
@@ -39,7 +39,7 @@ def layer_norm(x, norm):
 
 def affects(n, positions=None, **options):
     """Which token affects which features, (n, n) of booleans, by the gradient to the table; no token occurs twice."""
-    net, tokens = model(symbols=3 + n, **options), 3 + torch.arange(n)[None]
+    net, tokens = model(vocabulary=3 + n, **options), 3 + torch.arange(n)[None]
     features = net.encode(tokens, positions)[0].sum(-1)
     rows = [torch.autograd.grad(one, net.words.weight, retain_graph=True)[0][3:] for one in features]
     return torch.stack(rows).abs().sum(-1) > 0
@@ -163,8 +163,8 @@ def test_embeddings_are_summed(what):
 def test_padding_is_no_information():
     """Padding after a text does not change its logits, with global tokens and without.
 
-    Source: Beltagy et al. 2020, §3.1.  Convention: padding is never read, and its rows of the tables learn nothing
-    from being looked up.
+    Source: Beltagy et al. 2020, §3.1.  Convention: no token attends to padding, whose rows of the tables learn
+    nothing from being looked up.
     """
     net, tokens = model(), text(2, 11)
     longer = torch.cat([tokens, torch.full((2, 4), PADDING)], 1)
@@ -192,7 +192,7 @@ def test_logits_share_the_words_table():
     laws.assert_close(net(tokens), expected)
     (grad,) = torch.autograd.grad(net(tokens).logsumexp(-1).sum(), net.words.weight)
     absent = sorted(set(range(7)) - set(tokens.flatten().tolist()))
-    assert len(absent) == 3 and (grad[absent] != 0).all(), "expected a gradient for the scores of absent symbols"
+    assert len(absent) == 3 and (grad[absent] != 0).all(), "expected a gradient for the logits of absent tokens"
     names = [n for n, p in net.named_parameters() if p.shape == (7, 6)]
     assert names == ["words.weight"], f"expected one table, found {names}"
 
@@ -202,7 +202,7 @@ def test_the_first_loss_is_that_of_a_guess(seed):
     """Before training every token is about equally probable: the loss is ln V ± 0.1; tables have standard deviation
     0.02.
 
-    Measured: up to 0.03 off right, 8.7 and more off with tables of deviation 1; 3 seeds.
+    Measured: up to 0.03 off right, 8.7 and more off with tables of standard deviation 1; 3 seeds.
 
     Source: Devlin et al. 2019, the authors' code: initializer_range 0.02.
     """

@@ -220,8 +220,8 @@ def test_selection_breaks_shift_equivariance():
     shifted = torch.cat([0 * u[:, :5], u[:, :-5]], 1)
     constant = [s[:, :1].expand_as(s) for s in (delta, B, C)]
 
-    def outputs(x, steps, read, write):
-        return selective_scan(x, steps, A, read, write, D)[0]
+    def outputs(x, steps, B, C):
+        return selective_scan(x, steps, A, B, C, D)[0]
 
     laws.assert_close(outputs(shifted, *constant)[:, 5:], outputs(u, *constant)[:, :-5])
     for varied, moving in enumerate((delta, B, C)):

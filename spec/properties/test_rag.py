@@ -28,7 +28,7 @@ from impl.models.rag import (
     words,
 )
 from spec import cost, laws, scratch
-from spec.cases.rag import DOCUMENTS, LENGTH, SYMBOLS, Table, rag
+from spec.cases.rag import DOCUMENTS, LENGTH, TOKENS, Table, rag
 from spec.strategies import floats, permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("rag")
@@ -90,7 +90,7 @@ def test_answers_have_probabilities_that_sum_to_one(nll, seed):
     laws.assert_close((-found).exp().sum(), torch.ones((), dtype=torch.float64))
 
 
-@given(seed=seeds(), case=st.sampled_from(["one symbol", "one passage", "one opinion", "one certain passage"]))
+@given(seed=seeds(), case=st.sampled_from(["one token", "one passage", "one opinion", "one certain passage"]))
 def test_where_both_marginals_are_one(seed, case):
     """Sequence and Token agree for answers of one token, for k = 1, where all passages predict the same, and where one
     passage is certain.
@@ -99,7 +99,7 @@ def test_where_both_marginals_are_one(seed, case):
     equivalent".
     """
     scores, log_probs, target = answers(
-        k=1 if case == "one passage" else 3, t=1 if case == "one symbol" else 3, seed=seed
+        k=1 if case == "one passage" else 3, t=1 if case == "one token" else 3, seed=seed
     )
     if case == "one opinion":
         log_probs = log_probs[:, :1].expand(-1, 3, -1, -1)
@@ -146,7 +146,7 @@ def test_the_score_of_a_passage_rises_where_it_explains_the_answer(seed):
 
 @BOTH
 def test_the_gradient_is_shared_among_the_passages(nll):
-    """Each passage's log-probabilities of the target get gradient, those of other symbols none; scores get some too.
+    """Each passage's log-probabilities of the target get gradient, those of other tokens none; scores get some too.
 
     Source: Lewis et al. 2020, §2.4: both parts are trained by −log p(y|x).
     """
@@ -157,7 +157,7 @@ def test_the_gradient_is_shared_among_the_passages(nll):
     assert (of_probs[chosen] < 0).all() and (of_probs[~chosen] == 0).all() and (of_scores != 0).all()
     laws.assert_close(
         of_probs.sum((1, 3)), -torch.ones(2, 3, dtype=torch.float64)
-    )  # −1 of responsibility a symbol, over the passages
+    )  # −1 of responsibility a token, over the passages
 
 
 @BOTH
@@ -182,8 +182,8 @@ def test_huge_scores_are_no_infinities(nll):
 def test_padding_is_no_part_of_the_answer(nll, seed, length):
     """With a mask an answer is as probable as its own tokens alone; without one every position counts.
 
-    Source: Lewis et al. 2020, §2.1: N is the length of the answer.  Convention: what stands in padding may be no symbol
-    at all, such as the −100 of torch's cross-entropy.
+    Source: Lewis et al. 2020, §2.1: N is the length of the answer.  Convention: padding may
+    hold values that are no token ids, such as the −100 of torch's cross-entropy.
     """
     scores, log_probs, target = answers(seed=seed)
     mask = torch.tensor([[n < length for n in range(3)], [True] * 3])
@@ -213,7 +213,7 @@ def test_what_runs_is_from_scratch():
     """
     model = rag()
     scratch.source_is_from_scratch(type(model).__module__)
-    model.generator = Table(random(DOCUMENTS, LENGTH, SYMBOLS).float())
+    model.generator = Table(random(DOCUMENTS, LENGTH, TOKENS).float())
     encoder = BagOfWords(9, 4)
     model.retriever = DenseRetriever(encoder, encoder, 4).index_passages(torch.tensor([[1, 2], [3, 0]]))
     target = torch.tensor([[0, 3, 1], [2, 2, 0]])
@@ -237,7 +237,7 @@ def test_the_model_sums_over_the_best_passages_alone(marginal):
     target = torch.tensor([[0, 3, 1], [2, 2, 0]])
     scores = model.retriever.question_encoder(questions) @ model.retriever.index.vectors.T
     best = scores.topk(3, dim=1)
-    log_probs = model.generator.numbers.log_softmax(-1)[best.indices]
+    log_probs = model.generator.logits.log_softmax(-1)[best.indices]
     nll = rag_sequence_nll if marginal == "sequence" else rag_token_nll
     laws.assert_close(model(questions, target), by_hand(nll, best.values, log_probs, target))
 
@@ -253,7 +253,7 @@ def test_retriever_and_generator_learn_from_the_answer(marginal):
     encoder = model.retriever.question_encoder
     laws.gradient_reaches(
         loss,
-        {"question encoder": encoder.weight, "generator": model.generator.numbers},
+        {"question encoder": encoder.weight, "generator": model.generator.logits},
         dict(model.retriever.passage_encoder.named_parameters()),
     )
     assert not model.retriever.index.vectors.requires_grad
@@ -272,7 +272,7 @@ def test_the_retrievers_gradient_is_that_of_the_marginal():
     def spelled(weight):
         scores = (questions @ weight.T + encoder.bias) @ model.retriever.index.vectors.T
         best = scores.topk(3, dim=1)
-        of_target = model.generator.numbers.softmax(-1)[best.indices].gather(
+        of_target = model.generator.logits.softmax(-1)[best.indices].gather(
             3, target[:, None, :, None].expand(-1, 3, -1, 1)
         )
         return -(best.values.softmax(1) * of_target.prod(2).squeeze(2)).sum(1).log().sum()
@@ -290,14 +290,14 @@ def test_generation_takes_the_most_probable_next_token(marginal, seed):
     Source: Lewis et al. 2020, §2.5, RAG-Token; for RAG-Sequence the same rule with the passages' posterior.
     """
     model, questions = rag(marginal, k=3).double(), random(2, 5)
-    model.generator.numbers.data.copy_(3 * random(DOCUMENTS, LENGTH, SYMBOLS, seed=seed))
+    model.generator.logits.data.copy_(3 * random(DOCUMENTS, LENGTH, TOKENS, seed=seed))
     answer = model.generate(questions, LENGTH)
     assert answer.shape == (2, LENGTH) and not answer.requires_grad
     for length in range(1, LENGTH + 1):
         every = []
-        for symbol in range(SYMBOLS):
-            with_symbol = torch.cat([answer[:, : length - 1], torch.full((2, 1), symbol)], dim=1)
-            every.append(model(questions, with_symbol))
+        for token in range(TOKENS):
+            with_token = torch.cat([answer[:, : length - 1], torch.full((2, 1), token)], dim=1)
+            every.append(model(questions, with_token))
         laws.assert_same(answer[:, length - 1], torch.stack(every).argmin(0))
     assert model.generate(questions).shape == (2, 1)
 
@@ -635,8 +635,8 @@ def test_a_truncated_index_is_refused(tmp_path):
     DenseIndex(4).save(tmp_path)
     assert len(DenseIndex.load(tmp_path)) == 0
     DenseIndex(3).add(random(5, 3)).save(tmp_path)
-    numbers = tmp_path / "index.bin"
-    numbers.write_bytes(numbers.read_bytes()[:-8])
+    values = tmp_path / "index.bin"
+    values.write_bytes(values.read_bytes()[:-8])
     laws.rejects(lambda: DenseIndex.load(tmp_path), mentions=("120", "112"))
 
 

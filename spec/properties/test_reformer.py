@@ -237,7 +237,7 @@ def test_a_vector_of_zero_has_finite_gradients():
     x.requires_grad_()
     module = attention()
     (grad,) = torch.autograd.grad(module(x).square().sum(), x)
-    assert grad.isfinite().all() and module(x).isfinite().all(), "expected finite numbers"
+    assert grad.isfinite().all() and module(x).isfinite().all(), "expected finite values"
 
 
 def test_training_samples_rotations_and_evaluation_keeps_them():
@@ -328,7 +328,7 @@ def test_padding_is_no_information():
 def test_hashing_costs_in_proportion_to_the_length():
     """For a fixed chunk length operations and peak memory are linear in the length and in the rounds.
 
-    Source: Kitaev et al. 2020, table 1 and §2: O(l) chunks of a fixed size, beside the sort's log l.
+    Source: Kitaev et al. 2020, table 1 and §2: O(l) chunks of a fixed size, next to the sort's log l.
     """
 
     def run(n, rounds):
@@ -589,7 +589,7 @@ def test_layers_see_the_sum_of_words_and_positions_twice():
     features = _norm(torch.cat([x1, x2], -1), net.norm)
     laws.assert_close(net.encode(tokens), features)
     laws.assert_close(net(tokens), features @ net.head.weight.T)
-    assert net.head.bias is None, "expected scores without a bias"
+    assert net.head.bias is None, "expected logits without a bias"
 
 
 def _norm(x, norm):
@@ -637,8 +637,8 @@ def test_logits_of_the_next_token_do_not_depend_on_it(causal):
     other = tokens.clone()
     other[0, 6] = (tokens[0, 6] + 1) % 7
     changed = (net(other) - net(tokens)).abs().amax(-1)[0] > 1e-12
-    assert changed[6:].all(), f"expected later scores to change, found {changed.tolist()}"
-    assert changed[:6].any() != causal, f"expected earlier scores to change only without a mask: {changed.tolist()}"
+    assert changed[6:].all(), f"expected later logits to change, found {changed.tolist()}"
+    assert changed[:6].any() != causal, f"expected earlier logits to change only without a mask: {changed.tolist()}"
 
 
 def test_padding_does_not_change_the_model():
@@ -669,9 +669,9 @@ def test_dropout_is_of_words_weights_branches_and_the_end():
     """In training a fraction p of the words' features, attention weights, each branch's and the last features is
     dropped.
 
-    4800 numbers and 800 weights or more at p = 0.25: 5 σ are 0.031 and 0.077.
+    4800 elements and 800 weights or more at p = 0.25: 5 σ are 0.031 and 0.077.
 
-    Source: Kitaev et al. 2020, §5, the authors' code.  Convention: positions are added behind the words' dropout, and
+    Source: Kitaev et al. 2020, §5, the authors' code.  Convention: positions are added after the words' dropout, and
     nothing is dropped inside of the feed-forward network.
     """
     net, tokens, seen = laws.randomise(model(dropout=0.25, num_hashes=1)).train(), text(40, 20), []

@@ -1,4 +1,4 @@
-"""A module of the roadmap may be a package: its page, the modules beside it, and implementations that have one file."""
+"""A module of the roadmap may be a package: its page, other modules, and implementations in a single file."""
 
 import importlib
 import sys
@@ -191,7 +191,7 @@ def test_a_file_for_a_package_leaves_what_it_lacks_pending(curved, installed):
 
 
 def test_a_class_asked_for_as_a_module_stays_a_class(installed):
-    """What follows imports asks for every imported name as a module; that must not hide the name behind a stub."""
+    """What follows imports asks for every imported name as a module; no stub may hide the name."""
     curve = installed()
     with pytest.raises(ImportError):
         importlib.import_module("impl.models.curve.Curve")

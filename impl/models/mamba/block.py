@@ -4,7 +4,7 @@ Gu & Dao 2023, arXiv:2312.00752, §3.4-3.6, figure 3 and algorithm 2. For tokens
 
     u, z = W_in x          two branches of width E·D
     u ← SiLU(conv(u))      one causal filter of a few taps for each channel
-    δ, B, C = W_x u,   Δ = softplus(W_Δ δ + b_Δ),   A = −exp(A_log)        what is kept and read depends on the input
+    δ, B, C = W_x u,   Δ = softplus(W_Δ δ + b_Δ),   A = −exp(A_log)        all of them depend on the input
     y = SSM(A, B, C, Δ)(u) + D ⊙ u,   output = W_out (y ⊙ SiLU(z))
 
 Convention: the official code's names and initialisation: A = −1 … −N for every channel (S4D-Real), D = 1, Δ log-uniform

@@ -21,7 +21,7 @@ def bigbird(recipe: Recipe) -> None:
 
     rng = np.random.default_rng(0)
     tokens, types, targets = _text(recipe, rng)
-    # A draw takes one of the blocks that are neither global, nor in the window, nor taken: it is read as in a lottery.
+    # Each choice takes one of the blocks that are neither global, nor in the window, nor taken, as in a lottery.
     draws = recipe.given("draws", rng.integers(0, 2**62, size=(LAYERS, HEADS, BLOCKS, RANDOM)))
     plan = np.zeros((LAYERS, HEADS, BLOCKS, RANDOM), dtype=np.int64)
     for layer, head, block in np.ndindex(LAYERS, HEADS, BLOCKS):

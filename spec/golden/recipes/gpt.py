@@ -8,7 +8,7 @@ VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH = 13, 9, 2, 3, 12
 
 
 def _jax_gpt2(p, tokens, positions, mask):
-    """Logits from a checkpoint's weights; `mask` (b, t, t) is True where a token may read."""
+    """Logits from a checkpoint's weights; `mask` (b, t, t) is True where a token may attend."""
     import jax
     import jax.numpy as jnp
 

@@ -137,7 +137,7 @@ def mamba(recipe: Recipe) -> None:
 
 
 def _zero_order_hold(recipe, rng):
-    """Ā and B̄ of single states, and the states of an input that stands still in each step."""
+    """Ā and B̄ of single states, and the states of an input that is constant in each step."""
     import mpmath
     from scipy.signal import cont2discrete
 

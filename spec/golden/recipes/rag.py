@@ -26,7 +26,7 @@ def _marginals(recipe, rng):
     target = recipe.given("target", rng.integers(1, V, size=(B, T)))
     mask = recipe.given("mask", np.arange(T)[None] < np.array(LENGTHS)[:, None])
 
-    # Their target begins with a start symbol and is shifted; 0 is padding; so there is one place more.
+    # Their target begins with a start token and is shifted; 0 is padding; so there is one position more.
     padded = torch.from_numpy(np.concatenate([np.full((B, 1), 1), np.where(mask, target, 0)], axis=1))
     generator = SimpleNamespace(pad_token_id=0, bos_token_id=None)
     config = SimpleNamespace(n_docs=K, bos_token_id=None, generator=generator)
