@@ -6,7 +6,7 @@ arXiv:1805.02867. For each block of queries, over the blocks j of keys:
     S_j = τ Q K_jᵀ,   m' = max(m, rowmax S_j),   P_j = exp(S_j − m'),
     ℓ ← e^{m − m'} ℓ + rowsum P_j,   O ← e^{m − m'} O + P_j V_j,   m ← m';   at the end O ← O/ℓ,   L = m + log ℓ
 
-Convention: masks as in scaled dot-product attention: True means "may attend", numbers are added to the scores, a causal
+Convention: masks as in scaled dot-product attention: True means "may attend", values are added to the scores, a causal
 mask is aligned at the bottom right (the last query sees every key), a query that may attend to nothing gets O = 0 and
 L = −∞. Scores, softmax and L are float32 or wider. A second derivative is right, but not in linear memory.
 """
@@ -35,10 +35,10 @@ def flash_attention(
 
     Args:
         query, key, value: Q, K and V; leading dimensions (samples, heads) are alike.
-        attn_mask: broadcasts to (*batch, t, s); True where a query may attend, or numbers added to the scores.
+        attn_mask: broadcasts to (*batch, t, s); True where a query may attend, or values added to the scores.
         is_causal: query i may attend to keys up to i + s − t only; together with `attn_mask`, where both allow it.
         scale: τ, factor of Q Kᵀ; default 1/√d_k.
-        return_lse: return (O, L)? Parts of the keys can be attended to apart and merged by their L.
+        return_lse: if True, return (O, L): parts of the keys can be attended to apart and merged by their L.
         block_q, block_k: B_r and B_c, queries and keys of a tile; no result depends on them.
 
     Raises:
@@ -58,13 +58,13 @@ def flash_attention(
 
 
 class _Flash(torch.autograd.Function):
-    """Saves Q, K, V, O and L alone; the backward pass makes each tile of P anew from L.
+    """Saves Q, K, V, O and L alone; the backward pass recomputes each tile of P from L.
 
         P = exp(S − L),   D = rowsum(O ∘ ∂O) − ∂L,   ∂S = P ∘ (∂O Vᵀ − D)
         ∂V = Pᵀ ∂O,   ∂Q = τ ∂S K,   ∂K = τ ∂Sᵀ Q
 
     L is an output although most callers drop it: a saved output is part of the graph, so that second derivatives flow
-    through it; any other number that forward computes would be a constant to them.
+    through it; anything else that forward computes would be a constant to them.
     """
 
     @staticmethod
@@ -80,7 +80,7 @@ class _Flash(torch.autograd.Function):
             for columns in _visible(key.shape[-2], rows, lag, block_k):
                 scores = _scores(q, key[..., columns, :], mask, rows, columns, lag)
                 higher = torch.maximum(peak, scores.amax(-1, keepdim=True))
-                level = higher.masked_fill(higher == -math.inf, 0)  # nothing seen yet: −∞ − (−∞) is no number
+                level = higher.masked_fill(higher == -math.inf, 0)  # nothing seen yet: −∞ − (−∞) is NaN
                 weights = scores.sub_(level).exp_()
                 shrink = (peak - level).exp_()
                 total = total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
