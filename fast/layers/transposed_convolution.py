@@ -1,4 +1,4 @@
-"""Transposed convolution, the adjoint Aᵀ of the convolution A with the same numbers: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
+"""Transposed convolution, the adjoint Aᵀ of the convolution A of the same weight: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
 
     x[c, q] = b[c] + Σ w[o, c, t] y[o, p]        over all o, p, t with s·p + l·t − padding = q
                                           Zeiler et al. 2010 (CVPR); Dumoulin & Visin 2016, arXiv:1603.07285, §4
@@ -22,11 +22,11 @@ class ConvTranspose2d(nn.Module):
 
     Args:
         in_channels, out_channels: C and O.
-        kernel_size, stride, dilation: one number for both dimensions, or (height, width).
+        kernel_size, stride, dilation: one integer for both dimensions, or (height, width).
         padding: that of the convolution A; what A added at each end is cut off here.
         output_padding: rows and columns at the end that A, for its stride, does not see; less than stride or dilation.
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
-        bias: add b?
+        bias: if True, b is added.
 
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels; an output without a pixel.

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._correlation import correlate
 from ._low_rank import _LowRank, check_rank
-from ._window import check_input, pad
-from .convolution import Conv2d
+from .checks import check_space
+from .convolution import Conv2d, convolve
 from .embedding import Embedding
 from .linear import Linear
+from .windows import pad
 
 
 class LoRALinear(_LowRank):
@@ -94,18 +94,18 @@ class LoRAConv2d(_LowRank):
         a_shape, b_shape = (r, *base.weight.shape[1:]), (out_channels, r // groups, 1, 1)
         super().__init__(base, a_shape, b_shape, r, lora_alpha, lora_dropout)
         self.in_channels, self.groups, self.stride, self.dilation = in_channels, groups, base.stride, base.dilation
-        self.margins, self.padding_mode = base._margins(), padding_mode
+        self.margins, self.padding_mode = base.margins(), padding_mode
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
-        check_input(input, 2, self.in_channels)
+        check_space(input, 2, self.in_channels)
         y = self._correlate(input, self._weight())
         if not self.merged:
             between = self._correlate(self.lora_dropout(input), self.lora_A)
-            y = y + self.scaling * correlate(between, self.lora_B, (1, 1), (1, 1), self.groups)
+            y = y + self.scaling * convolve(between, self.lora_B, (1, 1), (1, 1), self.groups)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def _correlate(self, x, weight):
-        return correlate(pad(x, self.margins, self.padding_mode), weight, self.stride, self.dilation, self.groups)
+        return convolve(pad(x, self.margins, self.padding_mode), weight, self.stride, self.dilation, self.groups)
 
     def _product(self):
         """A group's outputs see the group's part of the r channels, and no other."""
