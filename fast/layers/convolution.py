@@ -11,7 +11,7 @@ Convention: the kernel is not flipped, as everywhere in deep learning; arguments
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
 from ._correlation import correlate
@@ -97,7 +97,7 @@ class Conv1d(_Convolution):
 
     dimensions = 1
 
-    def forward(self, input: Float[Tensor, "b c l"]) -> Float[Tensor, "b o p"]:
+    def forward(self, input: Inexact[Tensor, "b c l"]) -> Inexact[Tensor, "b o p"]:
         return super().forward(input)
 
 
@@ -122,7 +122,7 @@ class Conv2d(_Convolution):
 
     dimensions = 2
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         return super().forward(input)
 
 
@@ -190,5 +190,5 @@ class DepthwiseSeparableConv2d(nn.Module):
         self.depthwise = Conv2d(in_channels, middle, kernel_size, stride, padding, dilation, in_channels, bias)
         self.pointwise = Conv2d(middle, out_channels, 1, bias=bias)
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         return self.pointwise(self.depthwise(input))

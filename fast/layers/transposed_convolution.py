@@ -9,7 +9,7 @@ Convention: the weight is (in_channels, out_channels/groups, kh, kw), so that A 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from ._correlation import spread
@@ -61,7 +61,7 @@ class ConvTranspose2d(nn.Module):
         bound = self.weight[0].numel() ** -0.5
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         check_input(input, 2, self.in_channels)
         covered = [
             (n - 1) * s + extent

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from .checks import check_groups, check_space, per_dimension
@@ -63,7 +63,7 @@ class ConvTranspose2d(nn.Module):
         bound = self.weight[0].numel() ** -0.5
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         check_space(input, 2, self.in_channels)
         b, _, *count = input.shape
         extent = extents(self.kernel_size, self.dilation)

@@ -322,6 +322,64 @@ def test_convolutions_take_the_precision_of_an_autocast_region(bias):
         laws.assert_close(mixed.double(), exact, rtol=0.02, atol=0.02, because="bfloat16 has 8 bits")
 
 
+LAYERS = {
+    "1×1": (lambda **o: Conv2d(4, 4, 1, **o), (2, 4, 5, 3)),
+    "3×3": (lambda **o: Conv2d(4, 4, 3, padding=1, groups=2, **o), (2, 4, 5, 3)),
+    "one position": (lambda **o: Conv2d(4, 4, (3, 5), **o), (2, 4, 3, 5)),
+    "sequence": (lambda **o: Conv1d(4, 4, 1, **o), (2, 4, 5)),
+    "separable": (lambda **o: DepthwiseSeparableConv2d(4, 4, 3, padding=1, **o), (2, 4, 5, 3)),
+}
+EACH_LAYER = pytest.mark.parametrize(("build", "shape"), LAYERS.values(), ids=LAYERS)
+
+
+@dilated
+@EACH_LAYER
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_output_of_a_convolution_may_be_changed_in_place(build, shape, bias):
+    """y = conv(x); y += c; y.relu_() gives the output and the gradients of relu(conv(x) + c).
+
+    Source: torch.nn.Conv2d, whose outputs may; residual blocks and ReLU(inplace=True) do it.
+    """
+    layer, x = ready(build(bias=bias)), normal(*shape)
+
+    def in_place(x):
+        y = layer(x)
+        y += 0.25
+        return y.relu_()
+
+    y = in_place(x.requires_grad_())
+    expected = (layer(x) + 0.25).relu()
+    laws.assert_close(y, expected)
+    leaves, cotangent = [x, *layer.parameters()], normal(*y.shape, seed=1)
+    found = torch.autograd.grad(y, leaves, cotangent)
+    laws.assert_all_close(found, torch.autograd.grad(expected, leaves, cotangent))
+
+
+@dilated
+@pytest.mark.project_convention
+@pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3)])
+def test_gradients_of_complex_images_conjugate_the_other_factor(kernel):
+    """For complex x and w, ∂/∂x and ∂/∂w are Σ w̄·ȳ' and Σ x̄·ȳ', as torch's: for w = x = i and |y|² both are 2i.
+
+    Convention: autograd's, the gradient of a real loss is the direction of steepest ascent (Wirtinger, conjugated).
+    """
+    ours = Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
+    theirs = nn.Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
+    for n, parameter in enumerate(ours.parameters()):
+        parameter.data.copy_(normal(*parameter.shape, seed=n, dtype=torch.complex128))
+    theirs.load_state_dict(ours.state_dict())
+    found, expected = [], []
+    for module, grads in ((ours, found), (theirs, expected)):
+        x = normal(2, 4, 5, 7, dtype=torch.complex128).requires_grad_()
+        loss = (module(x) * normal(1, 6, 1, 1, seed=9, dtype=torch.complex128)).abs().square().sum()
+        (d_x,) = torch.autograd.grad(loss, x, create_graph=True)
+        d_x.abs().square().sum().backward()  # second derivatives too
+        grads += [d_x, x.grad, module.weight.grad]
+    for name, a, b in zip(("x", "x, twice", "weight, twice"), found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def assert_costs(found, expected, least=None):
     """A formulation may compute a few places more, where a kernel would reach over the end of a row, and drop them.
 

@@ -152,3 +152,46 @@ def test_transposed_convolution_has_second_derivatives():
     """
     module = ConvTranspose2d(2, 2, (2, 1), stride=(1, 2), padding=(1, 0), groups=2, dilation=(2, 1))
     laws.gradient_correct(module, normal(2, 2, 2, 3), second_order=True)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (2, 2), (3, (2, 1))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_output_may_be_changed_in_place(kernel, stride, bias):
+    """y = conv(x); y += c; y.relu_() gives the output and the gradients of relu(conv(x) + c).
+
+    Source: torch.nn.ConvTranspose2d, whose outputs may; ReLU(inplace=True) in a decoder does it.
+    """
+    layer = laws.randomise(ConvTranspose2d(2, 3, kernel, stride, bias=bias).double())
+    x = normal(2, 2, 3, 4).requires_grad_()
+    y = layer(x)
+    y += 0.25
+    y.relu_()
+    expected = (layer(x) + 0.25).relu()
+    laws.assert_close(y, expected)
+    leaves, cotangent = [x, *layer.parameters()], normal(*y.shape, seed=1)
+    found = torch.autograd.grad(y, leaves, cotangent)
+    laws.assert_all_close(found, torch.autograd.grad(expected, leaves, cotangent))
+
+
+@pytest.mark.project_convention
+@pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
+def test_gradients_of_complex_images_conjugate_the_other_factor():
+    """For complex x and w, ∂/∂x and ∂/∂w hold w̄ and x̄, as torch's, in first and second derivatives.
+
+    Convention: autograd's, the gradient of a real loss is the direction of steepest ascent (Wirtinger, conjugated).
+    """
+    arguments = (4, 6, (3, 2), (2, 1), (1, 0), (1, 0), 2)
+    ours, theirs = (kind(*arguments).to(torch.complex128) for kind in (ConvTranspose2d, nn.ConvTranspose2d))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in ours.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.complex128))
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.complex128)
+    found = []
+    for module in (ours, theirs):
+        x = image.clone().requires_grad_()
+        (d_x,) = torch.autograd.grad(module(x).abs().square().sum(), x, create_graph=True)
+        d_x.abs().square().sum().backward()
+        found.append((d_x, x.grad, module.weight.grad))
+    for name, a, b in zip(("x", "x, twice", "weight, twice"), *found):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
