@@ -94,7 +94,7 @@ class LoRAConv2d(_LowRank):
         a_shape, b_shape = (r, *base.weight.shape[1:]), (out_channels, r // groups, 1, 1)
         super().__init__(base, a_shape, b_shape, r, lora_alpha, lora_dropout)
         self.in_channels, self.groups, self.stride, self.dilation = in_channels, groups, base.stride, base.dilation
-        self.margins, self.padding_mode = base.margins(), padding_mode
+        self.margins, self.padding_mode = base.margins, padding_mode
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
         check_space(input, 2, self.in_channels)

@@ -66,3 +66,11 @@ def per_dimension(name: str, value: int | Sequence[int], dimensions: int, least:
     if len(found) != dimensions or any(not isinstance(size, int) or size < least for size in found):
         raise ValueError(f"expected {name} of 1 or {dimensions} integers >= {least}, got {value}")
     return found
+
+
+def per_side(name: str, value: int | Sequence[int | Sequence[int]], dimensions: int) -> tuple[tuple[int, int], ...]:
+    """(before, after) of each dimension, from one integer for all, or for each dimension an integer or a pair."""
+    sides = (value,) * dimensions if isinstance(value, int) else tuple(value)
+    if len(sides) != dimensions:
+        raise ValueError(f"expected {name} of 1 or {dimensions} dimensions, got {value}")
+    return tuple(per_dimension(name, side, 2, least=0) for side in sides)

@@ -8,6 +8,7 @@
 Convention: the kernel is not flipped, as everywhere in deep learning; arguments and parameters as in torch.nn.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +16,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
 from .checks import check_groups, check_space, per_dimension
-from .initialisers import kaiming_uniform_
-from .windows import MARGINS, extents, pad, positions, windows
+from .windows import margins, pad, windows
 
 
 def convolve(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
@@ -30,17 +30,13 @@ def convolve(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequenc
     Raises:
         ValueError: an input smaller than the kernel.
     """
-    b, o, (of_group, *kernel) = len(x), len(weight), weight.shape[1:]
-    under = windows(x, kernel, stride, dilation)  # (B, C, taps, positions)
-    under = under.unflatten(1, (groups, of_group)).flatten(2, 3)  # (B, groups, C/groups · taps, positions)
-    products = weight.reshape(groups, o // groups, under.shape[2]) @ under
-    return products.reshape(b, o, *positions(x.shape[2:], kernel, stride, dilation))
+    under = windows(x, weight.shape[2:], stride, dilation).unflatten(1, (groups, weight.shape[1])).flatten(2, 3)
+    products = weight.unflatten(0, (groups, -1)).flatten(2) @ under.flatten(3)  # (B, groups, O/groups, positions)
+    return products.flatten(1, 2).unflatten(2, under.shape[3:])
 
 
 class _Convolution(nn.Module):
-    """What Conv1d and Conv2d share: all but the number of dimensions."""
-
-    dimensions: int
+    """What Conv1d and Conv2d share: all but `dimensions`, how many there are of space."""
 
     def __init__(
         self,
@@ -60,33 +56,24 @@ class _Convolution(nn.Module):
         self.kernel_size = per_dimension("kernel_size", kernel_size, self.dimensions)
         self.stride = per_dimension("stride", stride, self.dimensions)
         self.dilation = per_dimension("dilation", dilation, self.dimensions)
-        self.padding = padding if isinstance(padding, str) else _margins(padding, self.dimensions)
+        self.padding, self.padding_mode = padding, padding_mode
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ValueError(f"expected padding as integers, 'same' or 'valid', got {padding!r}")
         if padding == "same" and max(self.stride) > 1:
             raise ValueError(f"expected stride 1 with padding 'same', got {self.stride}")
-        if padding_mode not in MARGINS:
-            raise ValueError(f"expected padding_mode of {', '.join(MARGINS)}, got {padding_mode!r}")
-        self.padding_mode = padding_mode
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        kaiming_uniform_(self.weight, a=5**0.5)  # uniform in ±1/√fan-in, and so is the bias
-        bound = self.weight[0].numel() ** -0.5
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise ValueError(f"expected padding_mode zeros, reflect, replicate or circular, got {padding_mode!r}")
+        self.margins = margins(padding, self.kernel_size, self.dilation)
+        bound = (in_channels // groups * math.prod(self.kernel_size)) ** -0.5  # 1/√fan-in
+        shape = out_channels, in_channels // groups, *self.kernel_size
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
-    def margins(self) -> list[tuple[int, int]]:
-        """(before, after) of each dimension; "same" leaves the odd one for the end."""
-        if self.padding == "same":
-            return [((n - 1) // 2, n // 2) for n in extents(self.kernel_size, self.dilation)]
-        if self.padding == "valid":
-            return [(0, 0)] * self.dimensions
-        return [(side, side) if isinstance(side, int) else side for side in self.padding]
-
-    def forward(self, input):
+    def forward(self, input: Inexact[Tensor, "b c *space"]) -> Inexact[Tensor, "b o *positions"]:
         check_space(input, self.dimensions, self.in_channels)
-        x = pad(input, self.margins(), self.padding_mode)
-        output = convolve(x, self.weight, self.stride, self.dilation, self.groups)
+        y = convolve(pad(input, self.margins, self.padding_mode), self.weight, self.stride, self.dilation, self.groups)
         # Of the output's dtype: a float32 bias would widen what autocast has convolved in bfloat16.
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(-1, *[1] * self.dimensions)
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * self.dimensions)
 
     def extra_repr(self) -> str:
         return (
@@ -95,22 +82,10 @@ class _Convolution(nn.Module):
         )
 
 
-def _margins(value, dimensions):
-    """One integer for all sides; or for each dimension one, or (before, after)."""
-    if isinstance(value, int) or all(isinstance(side, int) for side in value):
-        return per_dimension("padding", value, dimensions, least=0)
-    if len(value) != dimensions:
-        raise ValueError(f"expected padding of {dimensions} dimensions, got {value}")
-    return tuple(per_dimension("padding", side, 2, least=0) for side in value)
-
-
 class Conv1d(_Convolution):
     """Convolution of sequences (B, C, L). Arguments and errors: see `Conv2d`."""
 
     dimensions = 1
-
-    def forward(self, input: Inexact[Tensor, "b c l"]) -> Inexact[Tensor, "b o p"]:
-        return super().forward(input)
 
 
 class Conv2d(_Convolution):
@@ -133,9 +108,6 @@ class Conv2d(_Convolution):
     """
 
     dimensions = 2
-
-    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
-        return super().forward(input)
 
 
 class ContextModule(nn.Module):
@@ -162,10 +134,9 @@ class ContextModule(nn.Module):
             layer.bias.data.zero_()
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        *layers, last = self.layers
-        for layer in layers:
+        for layer in self.layers[:-1]:
             input = layer(input).relu()
-        return last(input)
+        return self.layers[-1](input)
 
 
 class DepthwiseSeparableConv2d(nn.Module):

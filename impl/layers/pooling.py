@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from .checks import check_space, per_dimension
 from .numerics import at_least_float32
-from .windows import pad, positions, windows
+from .windows import pad, windows
 
 
 class _Pool2d(nn.Module):
-    """Checked arguments, and a reduction of windows (B, C, taps, positions) over their taps."""
+    """Checked arguments, and the windows as (B, C, taps, H', W')."""
 
     def __init__(self, kernel_size, stride, padding, dilation):
         super().__init__()
@@ -31,12 +31,10 @@ class _Pool2d(nn.Module):
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size)):
             raise ValueError(f"expected padding of at most half the kernel {self.kernel_size}, got {self.padding}")
 
-    def _pooled(self, input, reduce, value):
-        """reduce over each window of the input with margins of `value`."""
+    def _windows(self, input, value):
         check_space(input, 2)
         x = pad(input, [(p, p) for p in self.padding], value=value)
-        how = self.kernel_size, self.stride, self.dilation
-        return reduce(windows(x, *how)).unflatten(2, positions(x.shape[2:], *how))
+        return windows(x, self.kernel_size, self.stride, self.dilation)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -64,7 +62,7 @@ class MaxPool2d(_Pool2d):
         super().__init__(kernel_size, stride, padding, dilation)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
-        return self._pooled(input, lambda windows: windows.max(2).values, value=-torch.inf)
+        return self._windows(input, value=-torch.inf).max(2).values
 
 
 class AvgPool2d(_Pool2d):
@@ -90,11 +88,11 @@ class AvgPool2d(_Pool2d):
         self.count_include_pad = count_include_pad
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c p q"]:
-        mean = self._pooled(input, lambda windows: windows.mean(2), value=0.0)
+        mean = self._windows(input, value=0.0).mean(2)
         if self.count_include_pad:
             return mean
         ones = input.new_ones(1, 1, *input.shape[2:])
-        return mean / self._pooled(ones, lambda windows: windows.mean(2), value=0.0)  # the share inside the input
+        return mean / self._windows(ones, value=0.0).mean(2)  # the share inside the input
 
 
 class AdaptiveAvgPool2d(nn.Module):

@@ -14,7 +14,6 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from .checks import check_groups, check_space, per_dimension
-from .initialisers import kaiming_uniform_
 from .numerics import at_least_float32
 from .windows import extents, indices, pad
 
@@ -58,9 +57,9 @@ class ConvTranspose2d(nn.Module):
         self.output_padding = per_dimension("output_padding", output_padding, 2, least=0)
         if any(extra >= max(steps) for extra, *steps in zip(self.output_padding, self.stride, self.dilation)):
             raise ValueError(f"expected output_padding below stride or dilation, got {self.output_padding}")
-        self.weight = nn.Parameter(torch.empty(in_channels, out_channels // groups, *self.kernel_size))
-        kaiming_uniform_(self.weight, a=5**0.5)
-        bound = self.weight[0].numel() ** -0.5
+        bound = (out_channels // groups * math.prod(self.kernel_size)) ** -0.5
+        shape = in_channels, out_channels // groups, *self.kernel_size
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
     def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import per_side
 from .numerics import at_least_float32
-
-MARGINS = ("zeros", "reflect", "replicate", "circular")
 
 
 def extents(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
@@ -37,12 +36,18 @@ def indices(size, count, kernel, stride, dilation, device) -> Tensor:
 
 
 def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """x (B, C, space) as (B, C, taps, positions): what lies under each tap at each position."""
+    """x (B, C, space) as (B, C, taps, *positions): what lies under each tap at each position."""
     count = positions(x.shape[2:], kernel, stride, dilation)
     index = indices(x.shape[2:], count, kernel, stride, dilation, x.device)
     # Where windows overlap, the gradient to x is a sum; half precision would round it at every term.
     found = at_least_float32(x).flatten(2).gather(2, index.flatten().expand(*x.shape[:2], -1))
-    return found.unflatten(2, index.shape).to(x.dtype)
+    return found.unflatten(2, (len(index), *count)).to(x.dtype)
+
+
+def margins(padding: int | Sequence | str, kernel: Sequence[int], dilation: Sequence[int]) -> Sequence[tuple[int, int]]:
+    """(before, after) of each dimension; "same" keeps the size at stride 1, the odd one at the end; "valid" is 0."""
+    same = [((n - 1) // 2, n // 2) for n in extents(kernel, dilation)]
+    return same if padding == "same" else per_side("padding", 0 if padding == "valid" else padding, len(kernel))
 
 
 def pad(input: Tensor, margins: Sequence[tuple[int, int]], mode: str = "zeros", value: float = 0.0) -> Tensor:
@@ -59,14 +64,11 @@ def pad(input: Tensor, margins: Sequence[tuple[int, int]], mode: str = "zeros", 
     if mode == "zeros":
         return torch.constant_pad_nd(input, [side for pair in reversed(margins) for side in pair], value)
     for dim, (before, after) in zip(range(-len(margins), 0), margins):
-        size = input.shape[dim]
-        longest = {"reflect": size - 1, "circular": size, "replicate": max(before, after)}[mode]
-        if max(before, after) > longest:
-            raise ValueError(f"expected margins of at most {longest} in mode {mode}, got {(before, after)}")
-        index = torch.arange(-before, size + after, device=input.device)
-        if mode == "reflect":
-            index = size - 1 - (size - 1 - index.abs()).abs()
-        elif mode == "circular":
-            index = index % size
-        input = input.index_select(dim, index.clamp(0, size - 1))
+        last = input.shape[dim] - 1
+        most = {"reflect": last, "replicate": max(before, after), "circular": last + 1}[mode]
+        if max(before, after) > most:
+            raise ValueError(f"expected margins of at most {most} in mode {mode}, got {(before, after)}")
+        i = torch.arange(-before, last + 1 + after, device=input.device)
+        index = {"reflect": last - (last - i.abs()).abs(), "replicate": i.clamp(0, last), "circular": i % (last + 1)}
+        input = input.index_select(dim, index[mode])
     return input
