@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from ..layers.replacement import is_linear, replace_modules
 from ._fold import fold_batch_norm
 from ._grid import Grid, dequantize, grid_of_range, integer_range, quantize, weight_grid
 from ._integer import fixed_point, integer_matmul, rescale
 from ._observer import MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver
-from ._replace import is_linear, replace_modules
 
 __all__ = [
     "Grid",

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..layers.linear import Linear
+from ..layers.replacement import is_linear, replace_modules
 from ._quantizer import FakeQuantize, LearnedStepQuantizer, WeightFakeQuantize
-from ._replace import is_linear, replace_modules
 from ._straight_through import fake_quantize, learned_step
 from .quantization import Grid, QuantizedLinear
 
