@@ -74,3 +74,9 @@ def per_side(name: str, value: int | Sequence[int | Sequence[int]], dimensions: 
     if len(sides) != dimensions:
         raise ValueError(f"expected {name} of 1 or {dimensions} dimensions, got {value}")
     return tuple(per_dimension(name, side, 2, least=0) for side in sides)
+
+
+def check_last(input: Tensor, width: int) -> None:
+    """A last dimension of the given width."""
+    if input.dim() < 1 or input.shape[-1] != width:
+        raise ValueError(f"expected a last dimension of {width}, got shape {tuple(input.shape)}")

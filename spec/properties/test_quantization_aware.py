@@ -277,23 +277,6 @@ def test_evaluation_does_not_start_the_step():
     assert quantizer.started
 
 
-@pytest.mark.project_convention
-@given(seed=seeds())
-def test_the_learned_steps_second_derivative(seed):
-    """The gradient formulas of eq. 3 and 5 have the derivatives that central differences give: ∂²v̂/∂s∂v = −1/s inside.
-
-    Source: Esser et al. 2019, eq. 3 and 5, differentiated once more.
-    Convention: rounding is a constant there; where it is straight-through in the second derivative as well, as in the
-    paper's code under autograd, it is 0, so peers are not asked.
-    """
-    x = (normal(7, seed=seed) * 2).clamp(-3.9, 2.9)
-    x = torch.where((x * 2 - (x * 2).round()).abs() > 0.4, x + 0.1, x)  # away from jumps
-    x = torch.where(((x.abs() * 2 - 4).abs() < 0.1) | ((x * 2 - 3).abs() < 0.1), x + 0.1, x)
-    x = torch.where((x * 2 - (x * 2).round()).abs() > 0.45, x + 0.05, x)
-    inputs = x.requires_grad_(), real(0.5)[0].requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda v, s: learned_step(v, s, -4, 3, 0.7), inputs)
-
-
 def test_a_step_is_learned_to_fit_its_data():
     """Descending ‖v̂ − v‖² from a step twice as large as at the start, s ends within 15 % of the best of a fine search.
 
