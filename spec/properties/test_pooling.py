@@ -28,7 +28,7 @@ def geometries(draw):
 
 @given(seed=seeds(), geometry=geometries(), dilation=pairs)
 def test_max_pool_takes_the_largest_of_each_window(seed, geometry, dilation):
-    """y[p] = max_t x[s·p + l·t − padding] over the taps inside of the image; its gradient goes to that number.
+    """y[p] = max_t x[s·p + l·t − padding] over the taps inside of the image; its gradient goes to that element.
 
     Source: Boureau, Ponce & LeCun 2010, §1.  Convention: margins are −∞ and never win, as in torch.nn.MaxPool2d.
     """
@@ -36,16 +36,16 @@ def test_max_pool_takes_the_largest_of_each_window(seed, geometry, dilation):
     laws.gradients_match(MaxPool2d(*geometry, dilation), lambda t: nn.functional.max_pool2d(t, *geometry, dilation), x)
 
 
-def test_the_first_of_equal_numbers_gets_the_gradient():
-    """Of numbers that tie for the maximum, the first in reading order gets all of the gradient.
+def test_the_first_of_equal_elements_gets_the_gradient():
+    """Of elements that tie for the maximum, the first in reading order gets all of the gradient.
 
     Convention: torch.nn.MaxPool2d; after a ReLU zeros tie all the time.
     """
     x = torch.tensor([[[[0.0, 2.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0]]]], dtype=torch.float64, requires_grad=True)
     y = MaxPool2d(2)(x)
-    (slope,) = torch.autograd.grad(y, x, torch.tensor([[[[3.0, 5.0]]]], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(y, x, torch.tensor([[[[3.0, 5.0]]]], dtype=torch.float64))
     expected = torch.tensor([[[[0.0, 3.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64)
-    laws.assert_close(slope, expected)
+    laws.assert_close(gradient, expected)
 
 
 @given(seed=seeds(), geometry=geometries(), margins_count=st.booleans())

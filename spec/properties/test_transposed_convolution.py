@@ -76,16 +76,16 @@ def test_each_pixel_stamps_the_kernel(seed, kernel, stride, dilation, extra, bia
     """
     extra = tuple(min(e, max(s, l) - 1) for e, s, l in zip(extra, stride, dilation))
     module = ConvTranspose2d(2, 3, kernel, stride, (1, 2), extra, 1, bias, dilation).double()
-    twin = nn.ConvTranspose2d(2, 3, kernel, bias=bias).double()
-    twin.load_state_dict(laws.randomise(module, seed).state_dict())
-    twin.forward = lambda y: stamps(y, twin.weight, twin.bias, stride, (1, 2), dilation, extra)
-    laws.gradients_match(module, twin, normal(2, 2, 4, 5, seed=seed))
+    reference = nn.ConvTranspose2d(2, 3, kernel, bias=bias).double()
+    reference.load_state_dict(laws.randomise(module, seed).state_dict())
+    reference.forward = lambda y: stamps(y, reference.weight, reference.bias, stride, (1, 2), dilation, extra)
+    laws.gradients_match(module, reference, normal(2, 2, 4, 5, seed=seed))
 
 
 def test_padding_may_cut_off_all_that_was_stamped():
     """Where the padding is wider than the stamps, what is left are rows of the output padding, which hold the bias.
 
-    H' = 0·2 − 2·2 + 1 + 4 = 1 row, at place 2; the only stamp is at 0.
+    H' = 0·2 − 2·2 + 1 + 4 = 1 row, at position 2; the only stamp is at 0.
 
     Source: Dumoulin & Visin 2016, relationship 14.  Convention: torch's; output_padding is below stride or dilation.
     """
@@ -129,8 +129,8 @@ def test_weights_trade_with_torch_and_with_the_convolution():
     assert Conv2d(4, 6, (3, 2), groups=2).weight.shape == ConvTranspose2d(6, 4, (3, 2), groups=2).weight.shape
 
 
-def test_weights_start_uniform():
-    """Weights and biases start uniform in ±1/√(out_channels/groups · taps).
+def test_weights_are_initialised_uniform():
+    """Weights and biases are initialised uniform in ±1/√(out_channels/groups · taps).
 
     Convention: torch's, which takes the second size of the weight for its inputs.
     Measured: 0.575 to 0.578 times the bound over 3 seeds; 0.41 with twice the fan.
@@ -140,7 +140,7 @@ def test_weights_start_uniform():
     bound = (16 * 6) ** -0.5
     largest, deviation = module.weight.abs().max().item() / bound, module.weight.std().item() / bound
     assert 0.95 < largest <= 1, f"expected the weight to fill ±1/√fan, found {largest:.3f} of it"
-    assert 0.5 < deviation < 0.65, f"expected a uniform weight, found a deviation of {deviation:.3f} bounds"
+    assert 0.5 < deviation < 0.65, f"expected a uniform weight, found a standard deviation of {deviation:.3f} bounds"
     largest = module.bias.abs().max().item() / bound
     assert 0.9 < largest <= 1, f"expected the bias to fill ±1/√fan, found {largest:.3f} of it"
 
