@@ -1,18 +1,19 @@
-"""Cross-correlation and its two adjoints: three maps, each of which is made of the other two when it is differentiated.
+"""Cross-correlation and its two adjoints: three functions, each differentiated by means of the other two.
 
-    T(x, w, y) = Σ y[b, o, p] · w[o, c, t] · x[b, c, s·p + l·t]        over all b, o, c, places p and taps t
+    T(x, w, y) = Σ y[b, o, p] · w[o, c, t] · x[b, c, s·p + l·t]      over all b, o, c, positions p and taps t
     correlate(x, w) = ∂T/∂y        a convolution layer's output
     spread(y, w) = ∂T/∂x           its gradient to the input; the output of a transposed convolution
     weigh(x, y) = ∂T/∂w            its gradient to the weights
 
-T is linear in each of the three, so derivatives of every order stay within the family. A tap is a matrix product, of
-its weights with a slice of the image: when the rows of the image form one line, the numbers under a tap at all places
-stand in a row as they are, and nothing is copied. At the end of each row the line takes along the few places where a
-kernel would reach into the next row; they are dropped. A stride first parts the image into s_1·s_2 phases, and each
-tap reads one of them, place by place. Backwards, a phase is the sum of its taps' products with slices of the line of
-outputs, with zeros around it. Where channels are few, the slices of all taps are put side by side for one product.
+T is linear in each of the three, so derivatives of every order stay within the family. A tap is a matrix product of
+its weights with a slice of the image: in the flattened rows of the image, the elements under a tap at all positions
+are contiguous, and nothing is copied. At the end of each row the slice includes the few positions where a kernel would
+reach into the next row; they are dropped. A stride first splits the image into its s_1·s_2 polyphase components, and
+each tap reads one of them. Backwards, a component is the sum of its taps' products with slices of the flattened
+outputs, with zeros around them. Where channels are few, the slices of all taps are concatenated for one product.
 
-Convention: no flip of the kernel; s is the stride, l the dilation, places are those where the whole kernel fits.
+Convention: no flip of the kernel; s is the stride, l the dilation, positions are those where the whole kernel fits;
+gradients of complex tensors are those of autograd, with the other factor conjugated.
 """
 
 import itertools
@@ -20,9 +21,9 @@ import itertools
 import torch
 
 from ._autocast import as_of_products
-from ._window import pad, places
+from ._window import pad, positions
 
-FEWEST = 8  # channels of a product; below, it moves more numbers than it multiplies
+FEWEST = 8  # channels of a product; below, it moves more elements than it multiplies
 
 
 def correlate(x, w, stride, dilation, groups):
@@ -42,7 +43,7 @@ def spread(y, w, size, stride, dilation, groups):
     Args:
         y: (B, O, H', W').
         w: (O, C/groups, kh, kw).
-        size: (H, W), of which the places are (H', W').
+        size: (H, W), of which the positions are (H', W').
     """
     return _Spread.apply(*as_of_products(y, w), size, stride, dilation, groups)
 
@@ -56,19 +57,19 @@ def weigh(x, y, kernel, stride, dilation, groups):
     return _Weigh.apply(*as_of_products(x, y), kernel, stride, dilation, groups)
 
 
-def _phase(size, kernel, stride, dilation):
-    """Rows and columns of a phase: as many as there are places, and those that the farthest tap needs beyond."""
-    fit = places(size, kernel, stride, dilation)
+def _component(size, kernel, stride, dilation):
+    """Rows and columns of a polyphase component: as many as positions, and those that the farthest tap needs beyond."""
+    fit = positions(size, kernel, stride, dilation)
     return [n + (k - 1) * step // s for n, k, s, step in zip(fit, kernel, stride, dilation)]
 
 
 def _taps(size, kernel, stride, dilation):
-    """Of each tap (i, j), in order, the phase that it reads, and the slice of its line.
+    """Of each tap (i, j), in order, the component that it reads, and the slice of its flattened rows.
 
-    A tap at s·q + r from its place reads phase r, from row q_1 and column q_2 on.
+    A tap at s·q + r from its position reads component r, from row q_1 and column q_2 on.
     """
-    rows, columns = places(size, kernel, stride, dilation)
-    width = _phase(size, kernel, stride, dilation)[1]
+    rows, columns = positions(size, kernel, stride, dilation)
+    width = _component(size, kernel, stride, dilation)[1]
     taps = []
     for tap in itertools.product(*map(range, kernel)):
         (row, of_row), (column, of_column) = (divmod(t * step, s) for t, step, s in zip(tap, dilation, stride))
@@ -77,77 +78,65 @@ def _taps(size, kernel, stride, dilation):
     return taps
 
 
-def _under(phases, taps, outputs):
-    """What lies under the taps at all places, a part for each product: (B·groups, taps · channels of a group, run)."""
-    slices = [phases[tap] for tap in taps]
-    return [torch.cat(slices, dim=1)] if phases.shape[-2] < FEWEST and outputs > 1 else slices
+def _under(components, taps, outputs):
+    """What lies under the taps at all positions, one tensor for each product: (B·groups, taps · C/groups, length)."""
+    slices = [components[tap] for tap in taps]
+    return [torch.cat(slices, dim=1)] if components.shape[-2] < FEWEST and outputs > 1 else slices
 
 
-def _to_phases(x, phase, stride, groups):
-    """(B, C, H, W) → (s_1, s_2, B·groups, channels of a group, numbers of a phase in one line)."""
+def _to_components(x, component, stride, groups):
+    """(B, C, H, W) → (s_1, s_2, B·groups, C/groups, elements of a component)."""
     b, c, *size = x.shape
-    x = pad(x, [(0, n * s - now) for n, s, now in zip(phase, stride, size)])  # a negative margin cuts off
-    x = x.reshape(b, c, phase[0], stride[0], phase[1], stride[1]).permute(3, 5, 0, 1, 2, 4)
-    return x.reshape(*stride, b * groups, c // groups, phase[0] * phase[1])
+    x = pad(x, [(0, n * s - now) for n, s, now in zip(component, stride, size)])  # a negative margin cuts off
+    x = x.reshape(b, c, component[0], stride[0], component[1], stride[1]).permute(3, 5, 0, 1, 2, 4)
+    return x.reshape(*stride, b * groups, c // groups, component[0] * component[1])
 
 
-def _from_phases(x, size, phase, groups):
-    """(s_1, s_2, B·groups, channels of a group, numbers of a phase in one line) → (B, C, H, W)."""
+def _from_components(x, size, component, groups):
+    """(s_1, s_2, B·groups, C/groups, elements of a component) → (B, C, H, W)."""
     *stride, samples, channels, _ = x.shape
-    x = x.reshape(*stride, samples // groups, groups * channels, *phase).permute(2, 3, 4, 0, 5, 1)
-    x = x.reshape(samples // groups, groups * channels, phase[0] * stride[0], phase[1] * stride[1])
+    x = x.reshape(*stride, samples // groups, groups * channels, *component).permute(2, 3, 4, 0, 5, 1)
+    x = x.reshape(samples // groups, groups * channels, component[0] * stride[0], component[1] * stride[1])
     return pad(x, [(0, n - now) for n, now in zip(size, x.shape[2:])])
 
 
-def _to_line(y, width, groups):
-    """(B, O, H', W') → (B·groups, outputs of a group, from the first place to the last); zeros between the rows."""
+def _flattened(y, width, groups):
+    """(B, O, H', W') → (B·groups, O/groups, from the first position to the last); zeros between the rows."""
     b, o, rows, columns = y.shape
-    line = pad(y, [(0, width - columns)]).reshape(b * groups, o // groups, rows * width)
-    return line[..., : (rows - 1) * width + columns]
+    flat = pad(y, [(0, width - columns)]).reshape(b * groups, o // groups, rows * width)
+    return flat[..., : (rows - 1) * width + columns]
 
 
-def _to_line_amid_zeros(y, phase, groups):
-    """(B, O, H', W') → (B·groups, outputs of a group, a line with zeros also around it), and where the first place is.
+def _flattened_amid_zeros(y, component, groups):
+    """(B, O, H', W') → (B·groups, O/groups, rows with zeros around them too), and where the first position is.
 
     On either side there is room for the farthest tap.
     """
-    rows, columns = (n - m for n, m in zip(phase, y.shape[2:]))
+    rows, columns = (n - m for n, m in zip(component, y.shape[2:]))
     around = pad(y, [(rows, rows + 1), (columns, 0)])
     samples, outputs = len(y) * groups, y.shape[1] // groups
-    return around.reshape(samples, outputs, around.shape[2] * phase[1]), rows * phase[1] + columns
+    return around.reshape(samples, outputs, around.shape[2] * component[1]), rows * component[1] + columns
 
 
-def _from_line(line, rows, columns, width, groups):
-    """(B·groups, outputs of a group, from the first place to the last) → (B, O, H', W')."""
-    samples, outputs, length = line.shape
-    shape = samples // groups, groups * outputs, rows, columns
-    return line.as_strided(shape, (groups * outputs * length, length, width, 1)).contiguous()
-
-
-def _of_batch(lines, groups):
-    """(B·groups, channels of a group, run) → (groups, channels of a group, B·run)."""
-    return lines.unflatten(0, (-1, groups)).permute(1, 2, 0, 3).flatten(2)
+def _of_batch(flat, groups):
+    """(B·groups, C/groups, length) → (groups, C/groups, B·length)."""
+    return flat.unflatten(0, (-1, groups)).permute(1, 2, 0, 3).flatten(2)
 
 
 def _matrices(w, groups, samples):
-    """(B·groups, outputs of a group, taps · channels of a group)."""
+    """(B·groups, O/groups, taps · C/groups)."""
     o, c, *_ = w.shape
     w = w.reshape(groups, o // groups, c, -1).mT.reshape(groups, o // groups, -1)
     return w.expand(samples, *w.shape).reshape(samples * groups, *w.shape[1:])
 
 
-def _total(products):
-    """Σ matrix @ part, each product added to the sum in place."""
-    (matrix, part), *others = products
-    if matrix.shape[1:] == (1, 1):  # a number for each row
-        total = part.new_zeros(part.shape).addcmul_(matrix, part)
-        for matrix, part in others:
-            total.addcmul_(matrix, part)
-        return total
-    total = torch.bmm(matrix, part)
-    for matrix, part in others:
-        total.baddbmm_(matrix, part)
-    return total
+def _sum_of_products(products, total):
+    """Σ matrix @ part, added up in `total`, whatever it holds."""
+    for n, (matrix, part) in enumerate(products):
+        if matrix.shape[1:] == (1, 1):  # a factor for each row
+            (total if n else total.zero_()).addcmul_(matrix, part)
+        else:
+            total.baddbmm_(matrix, part, beta=min(n, 1))
 
 
 class _Correlate(torch.autograd.Function):
@@ -156,16 +145,24 @@ class _Correlate(torch.autograd.Function):
         ctx.save_for_backward(x, w)
         ctx.how = stride, dilation, groups
         how = x.shape[2:], w.shape[2:], stride, dilation
-        phase = _phase(*how)
-        parts = _under(_to_phases(x, phase, stride, groups), _taps(*how), len(w) // groups)
+        component, (rows, columns) = _component(*how), positions(*how)
+        parts = _under(_to_components(x, component, stride, groups), _taps(*how), len(w) // groups)
         matrices = _matrices(w, groups, len(x)).split([part.shape[1] for part in parts], dim=-1)
-        return _from_line(_total(zip(matrices, parts)), *places(*how), phase[1], groups)
+        samples, outputs, width = len(x) * groups, len(w) // groups, component[1]
+        if rows == 1 or columns == width:
+            y = x.new_empty(len(x), len(w), rows, columns)  # no view of another tensor: it may be changed in place
+            _sum_of_products(zip(matrices, parts), y.view(samples, outputs, rows * columns))
+            return y
+        flat = x.new_empty(samples, outputs, (rows - 1) * width + columns)
+        _sum_of_products(zip(matrices, parts), flat)
+        length = flat.shape[2]
+        return flat.as_strided((len(x), len(w), rows, columns), (len(w) * length, length, width, 1)).contiguous()
 
     @staticmethod
     def backward(ctx, y):
         x, w = ctx.saved_tensors
-        d_x = spread(y, w, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
-        d_w = weigh(x, y, w.shape[2:], *ctx.how) if ctx.needs_input_grad[1] else None
+        d_x = spread(y, w.conj(), x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
+        d_w = weigh(x.conj(), y, w.shape[2:], *ctx.how) if ctx.needs_input_grad[1] else None
         return d_x, d_w, None, None, None
 
 
@@ -175,24 +172,27 @@ class _Spread(torch.autograd.Function):
         ctx.save_for_backward(y, w)
         ctx.how = stride, dilation, groups
         how = size, w.shape[2:], stride, dilation
-        phase, channels = _phase(*how), w.shape[1]
-        numbers = phase[0] * phase[1]
-        line, first = _to_line_amid_zeros(y, phase, groups)
-        products = {place: [] for place in itertools.product(*map(range, stride))}
-        for matrix, (*place, _, run) in zip(_matrices(w, groups, len(y)).mT.split(channels, dim=1), _taps(*how)):
+        component, channels = _component(*how), w.shape[1]
+        length = component[0] * component[1]
+        flat, first = _flattened_amid_zeros(y, component, groups)
+        products = {offset: [] for offset in itertools.product(*map(range, stride))}
+        for matrix, (*offset, _, run) in zip(_matrices(w, groups, len(y)).mT.split(channels, dim=1), _taps(*how)):
             start = first - run.start
-            products[tuple(place)].append((matrix, line[..., start : start + numbers]))
-        phases = [  # of a stride beyond the kernel, some phases lie between the taps
-            _total(some) if some else line.new_zeros(len(line), channels, numbers) for some in products.values()
-        ]
-        phases = torch.stack(phases) if len(phases) > 1 else phases[0][None]
-        return _from_phases(phases.unflatten(0, stride), size, phase, groups)
+            products[tuple(offset)].append((matrix, flat[..., start : start + length]))
+        if max(stride) == 1:
+            x = y.new_empty(len(y), channels * groups, *component)  # no view: it may be changed in place
+            _sum_of_products(products[0, 0], x.view(len(flat), channels, length))
+            return x
+        components = y.new_zeros(*stride, len(flat), channels, length)
+        for offset, some in products.items():  # of a stride beyond the kernel, some components lie between the taps
+            _sum_of_products(some, components[offset])
+        return _from_components(components, size, component, groups)
 
     @staticmethod
     def backward(ctx, x):
         y, w = ctx.saved_tensors
-        d_y = correlate(x, w, *ctx.how) if ctx.needs_input_grad[0] else None
-        d_w = weigh(x, y, w.shape[2:], *ctx.how) if ctx.needs_input_grad[1] else None
+        d_y = correlate(x, w.conj(), *ctx.how) if ctx.needs_input_grad[0] else None
+        d_w = weigh(x, y.conj(), w.shape[2:], *ctx.how) if ctx.needs_input_grad[1] else None
         return d_y, d_w, None, None, None, None
 
 
@@ -202,20 +202,20 @@ class _Weigh(torch.autograd.Function):
         ctx.save_for_backward(x, y)
         ctx.how = stride, dilation, groups
         how = x.shape[2:], kernel, stride, dilation
-        phase, channels = _phase(*how), x.shape[1] // groups
-        phases, line = _to_phases(x, phase, stride, groups), _to_line(y, phase[1], groups)
+        component, channels = _component(*how), x.shape[1] // groups
+        components, flat = _to_components(x, component, stride, groups), _flattened(y, component[1], groups)
         if channels >= FEWEST:
-            phases = phases.mT.contiguous().mT  # the order in memory that BLAS is quickest with
-        parts = _under(phases, _taps(*how), line.shape[1])
-        if line.shape[2] < line.shape[1]:  # few places: the results of single samples would be larger than these are
-            line, *parts = (_of_batch(t, groups) for t in (line, *parts))
-        w = torch.cat([torch.bmm(line, part.mT) for part in parts], dim=-1)
-        w = w.reshape(-1, y.shape[1], w.shape[2] // channels, channels).sum(0)  # (O, taps, channels of a group)
+            components = components.mT.contiguous().mT  # the order in memory that BLAS is quickest with
+        parts = _under(components, _taps(*how), flat.shape[1])
+        if flat.shape[2] < flat.shape[1]:  # few positions: the results of single samples would be larger than these are
+            flat, *parts = (_of_batch(t, groups) for t in (flat, *parts))
+        w = torch.cat([torch.bmm(flat, part.mT) for part in parts], dim=-1)
+        w = w.reshape(-1, y.shape[1], w.shape[2] // channels, channels).sum(0)  # (O, taps, C/groups)
         return w.mT.reshape(y.shape[1], channels, *kernel)
 
     @staticmethod
     def backward(ctx, w):
         x, y = ctx.saved_tensors
-        d_x = spread(y, w, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
-        d_y = correlate(x, w, *ctx.how) if ctx.needs_input_grad[1] else None
+        d_x = spread(y.conj(), w, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
+        d_y = correlate(x.conj(), w, *ctx.how) if ctx.needs_input_grad[1] else None
         return d_x, d_y, None, None, None, None

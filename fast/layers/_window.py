@@ -1,4 +1,4 @@
-"""What layers that slide a window have in common: checked arguments, sizes, and margins around the input."""
+"""What layers that slide a window share: checked arguments, sizes, and margins around the input."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sizes(name: str, value: int | Sequence[int], dimensions: int, least: int = 1) -> tuple[int, ...]:
-    """One number for each dimension, from one for all or one for each; ValueError below `least`."""
+    """One integer for each dimension, from one for all or one for each; ValueError below `least`."""
     found = (value,) * dimensions if isinstance(value, int) else tuple(value)
     if len(found) != dimensions or any(not isinstance(size, int) or size < least for size in found):
         raise ValueError(f"expected {name} of 1 or {dimensions} integers >= {least}, got {value}")
@@ -31,8 +31,8 @@ def check_input(input: Tensor, dimensions: int, channels: int | None = None) -> 
         raise ValueError(f"expected {channels} channels in dimension 1, got shape {tuple(input.shape)}")
 
 
-def places(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """In how many places a window fits along each side, ⌊(H − l(k − 1) − 1)/s⌋ + 1; ValueError if it never does."""
+def positions(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """How many positions a window has along each side, ⌊(H − l(k − 1) − 1)/s⌋ + 1; ValueError if it never does."""
     found = [(n - extent) // s + 1 for n, extent, s in zip(size, extents(kernel, dilation), stride)]
     if min(found) < 1:
         raise ValueError(f"expected a padded input of {extents(kernel, dilation)} or more, got {tuple(size)}")
@@ -44,13 +44,6 @@ def extents(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [step * (k - 1) + 1 for k, step in zip(kernel, dilation)]
 
 
-def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """A view of x (B, C, H, W) as (B, C, kh, kw, H', W'): what lies under each tap of the kernel at each place."""
-    height, width = extents(kernel, dilation)
-    view = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # (B, C, H', W', extents)
-    return view[..., :: dilation[0], :: dilation[1]].permute(0, 1, 4, 5, 2, 3)
-
-
 MARGINS = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -59,8 +52,8 @@ def pad(input: Tensor, margins: Sequence[tuple[int, int]], mode: str = "zeros", 
 
     Args:
         margins: (before, after) of each padded dimension, in order.
-        mode: "zeros" adds `value`; "reflect" mirrors at the edge numbers without repeating them; "replicate" repeats
-            the edge numbers; "circular" goes on at the other end.
+        mode: "zeros" adds `value`; "reflect" mirrors at the edge without repeating it; "replicate" repeats the edge;
+            "circular" continues at the opposite end.
 
     Raises:
         ValueError: a mirror image or a period that is shorter than its margin.
@@ -74,10 +67,10 @@ def pad(input: Tensor, margins: Sequence[tuple[int, int]], mode: str = "zeros", 
         longest = {"reflect": size - 1, "circular": size, "replicate": max(before, after)}[mode]
         if max(before, after) > longest:
             raise ValueError(f"expected margins of at most {longest} in mode {mode}, got {(before, after)}")
-        place = torch.arange(-before, size + after, device=input.device)
+        index = torch.arange(-before, size + after, device=input.device)
         if mode == "reflect":
-            place = size - 1 - (size - 1 - place.abs()).abs()
+            index = size - 1 - (size - 1 - index.abs()).abs()
         elif mode == "circular":
-            place = place % size
-        input = input.index_select(dim, place.clamp(0, size - 1))
+            index = index % size
+        input = input.index_select(dim, index.clamp(0, size - 1))
     return input

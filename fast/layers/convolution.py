@@ -2,7 +2,7 @@
 
     y[o, p] = b[o] + Σ_{c,t} w[o, c, t] · x[c, s·p + l·t − padding]
     dilated: l > 1 spreads the taps, (F *_l k)(p) = Σ_{s+lt=p} F(s) k(t)   Yu & Koltun 2015, arXiv:1511.07122, eq. 2
-    depthwise separable: a kernel per channel, then sums over channels at each place, of cost ratio 1/N + 1/D_K²
+    depthwise separable: a kernel per channel, then sums over channels at each pixel, of cost ratio 1/N + 1/D_K²
                                            Howard et al. 2017, arXiv:1704.04861, §3.1; Chollet 2016, arXiv:1610.02357
 
 Convention: the kernel is not flipped, as everywhere in deep learning; arguments and parameters as in torch.nn.
@@ -11,15 +11,17 @@ Convention: the kernel is not flipped, as everywhere in deep learning; arguments
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
 from ._correlation import correlate
-from ._window import MARGINS, check_channels, check_input, extents, pad, places, sizes
+from ._window import MARGINS, check_channels, check_input, extents, pad, positions, sizes
 from .initialisers import kaiming_uniform_
 
 
 class _Convolution(nn.Module):
+    """What Conv1d and Conv2d share: all but the number of dimensions."""
+
     dimensions: int
 
     def __init__(
@@ -42,7 +44,7 @@ class _Convolution(nn.Module):
         self.dilation = sizes("dilation", dilation, self.dimensions)
         self.padding = padding if isinstance(padding, str) else _margins("padding", padding, self.dimensions)
         if isinstance(padding, str) and padding not in ("same", "valid"):
-            raise ValueError(f"expected padding as numbers, 'same' or 'valid', got {padding!r}")
+            raise ValueError(f"expected padding as integers, 'same' or 'valid', got {padding!r}")
         if padding == "same" and max(self.stride) > 1:
             raise ValueError(f"expected stride 1 with padding 'same', got {self.stride}")
         if padding_mode not in MARGINS:
@@ -64,7 +66,7 @@ class _Convolution(nn.Module):
     def forward(self, input):
         check_input(input, self.dimensions, self.in_channels)
         x = pad(input, self._margins(), self.padding_mode)
-        places(x.shape[2:], self.kernel_size, self.stride, self.dilation)  # it raises if there are none
+        positions(x.shape[2:], self.kernel_size, self.stride, self.dilation)  # it raises if there are none
         weight, stride, dilation = self.weight, self.stride, self.dilation
         if self.dimensions == 1:  # a sequence is an image of one row
             x, weight, stride, dilation = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride), (1, *dilation)
@@ -82,7 +84,7 @@ class _Convolution(nn.Module):
 
 
 def _margins(name, value, dimensions):
-    """One number for all sides; or for each dimension one, or (before, after)."""
+    """One integer for all sides; or for each dimension one, or (before, after)."""
     if isinstance(value, int) or all(isinstance(side, int) for side in value):
         return sizes(name, value, dimensions, least=0)
     if len(value) != dimensions:
@@ -95,7 +97,7 @@ class Conv1d(_Convolution):
 
     dimensions = 1
 
-    def forward(self, input: Float[Tensor, "b c l"]) -> Float[Tensor, "b o p"]:
+    def forward(self, input: Inexact[Tensor, "b c l"]) -> Inexact[Tensor, "b o p"]:
         return super().forward(input)
 
 
@@ -104,12 +106,12 @@ class Conv2d(_Convolution):
 
     Args:
         in_channels, out_channels: C and O.
-        kernel_size, stride, dilation: one number for both dimensions, or (height, width); dilation is l, the distance
+        kernel_size, stride, dilation: one integer for both dimensions, or (height, width); dilation is l, the distance
             of neighbouring taps.
-        padding: numbers added at each end, one for both dimensions or (height, width), of which each may be a pair
-            (before, after); "same" keeps the size at stride 1, the odd one at the end; "valid" is 0.
+        padding: how much is added at each end: one integer for both dimensions or (height, width), of which each may
+            be a pair (before, after); "same" keeps the size at stride 1, the odd one at the end; "valid" is 0.
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
-        bias: add b?
+        bias: if True, b is added.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
 
     Raises:
@@ -120,14 +122,14 @@ class Conv2d(_Convolution):
 
     dimensions = 2
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         return super().forward(input)
 
 
 class ContextModule(nn.Module):
     """Seven dilated 3×3 convolutions and a 1×1: each output sees 67×67 inputs at full resolution, for 64·C² weights.
 
-    It starts as the identity of non-negative maps, for it is put between a trained network and its output.
+    It is initialised as the identity of non-negative maps, for it is put between a trained network and its output.
 
     Args:
         channels: C, of the input and of every layer.
@@ -161,12 +163,12 @@ class DepthwiseSeparableConv2d(nn.Module):
         in_channels, out_channels: M and N.
         kernel_size, stride, padding, dilation: of the depthwise convolution, as in `Conv2d`.
         depth_multiplier: kernels for each input channel; output c·depth_multiplier + i is the i-th of channel c.
-        bias: a bias in both convolutions? None in front of a batch normalization.
+        bias: if True, both convolutions have a bias; it is redundant before a batch normalization.
 
     Raises:
         ValueError: as `Conv2d`.
 
-    Convention: nothing between the two, as in Xception; MobileNet has batch normalization and ReLU after each.
+    Convention: there is nothing between the two, as in Xception; MobileNet has batch normalization and ReLU after each.
     Source: Howard et al. 2017, arXiv:1704.04861, §3.1, eq. 3-5; Chollet 2016, arXiv:1610.02357.
     """
 
@@ -188,5 +190,5 @@ class DepthwiseSeparableConv2d(nn.Module):
         self.depthwise = Conv2d(in_channels, middle, kernel_size, stride, padding, dilation, in_channels, bias)
         self.pointwise = Conv2d(middle, out_channels, 1, bias=bias)
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         return self.pointwise(self.depthwise(input))

@@ -1,4 +1,4 @@
-"""Transposed convolution, the adjoint Aᵀ of the convolution A with the same numbers: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
+"""Transposed convolution, the adjoint Aᵀ of the convolution A of the same weight: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
 
     x[c, q] = b[c] + Σ w[o, c, t] y[o, p]        over all o, p, t with s·p + l·t − padding = q
                                           Zeiler et al. 2010 (CVPR); Dumoulin & Visin 2016, arXiv:1603.07285, §4
@@ -9,7 +9,7 @@ Convention: the weight is (in_channels, out_channels/groups, kh, kw), so that A 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from ._correlation import spread
@@ -22,11 +22,11 @@ class ConvTranspose2d(nn.Module):
 
     Args:
         in_channels, out_channels: C and O.
-        kernel_size, stride, dilation: one number for both dimensions, or (height, width).
+        kernel_size, stride, dilation: one integer for both dimensions, or (height, width).
         padding: that of the convolution A; what A added at each end is cut off here.
         output_padding: rows and columns at the end that A, for its stride, does not see; less than stride or dilation.
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
-        bias: add b?
+        bias: if True, b is added.
 
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels; an output without a pixel.
@@ -61,7 +61,7 @@ class ConvTranspose2d(nn.Module):
         bound = self.weight[0].numel() ** -0.5
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         check_input(input, 2, self.in_channels)
         covered = [
             (n - 1) * s + extent

@@ -33,7 +33,7 @@ def distillation_loss(
         target: indices y of the true classes; without them the loss is the soft term alone, and α is not used.
         temperature: T, of both distributions of the soft term.
         alpha: α.
-        reduction: "mean" over the batch, or "none": one number a sample.
+        reduction: "mean" over the batch, or "none": one value a sample.
 
     Raises:
         ValueError: logits of different shapes, targets of another, no sample to average, T not above 0, α outside of
@@ -59,7 +59,7 @@ def distillation_loss(
     log_q = (student_logits / temperature).log_softmax(-1)
     log_p = (teacher_logits.detach() / temperature).log_softmax(-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-    loss = temperature**2 * divergence  # T² keeps the size of its gradient beside the hard term's
+    loss = temperature**2 * divergence  # T² keeps the size of its gradient comparable with the hard term's
     if target is not None:
         log_likelihood = student_logits.log_softmax(-1).gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
         loss = alpha * loss - (1 - alpha) * log_likelihood
@@ -67,7 +67,7 @@ def distillation_loss(
 
 
 class Teacher(nn.Module):
-    """A trained network that only answers: in evaluation mode for good, and outside of the graph.
+    """A trained network that only predicts: in evaluation mode for good, and outside of the graph.
 
     A teacher that is a part of a larger module goes into training mode with it; its dropout then blurs the soft
     targets, and its batch statistics drift.

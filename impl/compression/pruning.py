@@ -33,7 +33,7 @@ def magnitude_masks(
         scope: rank weights within their "layer", or over all layers: "global".
 
     Returns:
-        name → mask, True where the weight is kept. Where magnitudes tie, exactly the asked number goes.
+        name → mask, True where the weight is kept. Where magnitudes tie, exactly as many as asked go.
 
     Raises:
         ValueError: a share outside of [0, 1], names or shapes that do not fit, another scope, or "global" with shares

@@ -10,15 +10,6 @@ import functools
 import torch
 
 
-def as_of_products(*operands):
-    """The operands in the dtype that autocast gives those of a matrix product; float64 stays as it is, as there."""
-    device = operands[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return operands
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in operands)
-
-
 def without_autocast(method):
     """`method(ctx, …)` with every operand in the dtype that it has."""
 

@@ -1,5 +1,6 @@
 """Argument checks, each once: they raise ValueError with what was expected and what came."""
 
+from collections.abc import Sequence
 from math import isfinite
 
 from torch import Tensor
@@ -48,3 +49,40 @@ def check_floating(input: Tensor) -> None:
     """An input of floating point, neither integer nor complex."""
     if not input.is_floating_point():
         raise ValueError(f"expected an input of floating point, got {input.dtype}")
+
+
+def check_groups(groups: int, in_channels: int, out_channels: int) -> None:
+    """At least one of each, and groups that share both kinds of channels evenly."""
+    check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(f"expected channels that {groups} groups share evenly, got {in_channels} and {out_channels}")
+
+
+def check_space(input: Tensor, dimensions: int, channels: int | None = None) -> None:
+    """An input (B, C, space) of so many dimensions of space, none of size 0, and of so many channels, if given."""
+    if input.dim() != 2 + dimensions or 0 in input.shape[2:]:
+        raise ValueError(f"expected {2 + dimensions} dimensions, none but the first empty, got {tuple(input.shape)}")
+    if channels is not None:
+        check_channels(input, channels)
+
+
+def per_dimension(name: str, value: int | Sequence[int], dimensions: int, least: int = 1) -> tuple[int, ...]:
+    """One integer for each dimension, from one for all or one for each; ValueError below `least`."""
+    found = (value,) * dimensions if isinstance(value, int) else tuple(value)
+    if len(found) != dimensions or any(not isinstance(size, int) or size < least for size in found):
+        raise ValueError(f"expected {name} of 1 or {dimensions} integers >= {least}, got {value}")
+    return found
+
+
+def per_side(name: str, value: int | Sequence[int | Sequence[int]], dimensions: int) -> tuple[tuple[int, int], ...]:
+    """(before, after) of each dimension, from one integer for all, or for each dimension an integer or a pair."""
+    sides = (value,) * dimensions if isinstance(value, int) else tuple(value)
+    if len(sides) != dimensions:
+        raise ValueError(f"expected {name} of 1 or {dimensions} dimensions, got {value}")
+    return tuple(per_dimension(name, side, 2, least=0) for side in sides)
+
+
+def check_last(input: Tensor, width: int) -> None:
+    """A last dimension of the given width."""
+    if input.dim() < 1 or input.shape[-1] != width:
+        raise ValueError(f"expected a last dimension of {width}, got shape {tuple(input.shape)}")

@@ -2,25 +2,41 @@
 
     y[o, p] = b[o] + Σ_{c,t} w[o, c, t] · x[c, s·p + l·t − padding]
     dilated: l > 1 spreads the taps, (F *_l k)(p) = Σ_{s+lt=p} F(s) k(t)   Yu & Koltun 2015, arXiv:1511.07122, eq. 2
-    depthwise separable: a kernel per channel, then sums over channels at each place, of cost ratio 1/N + 1/D_K²
+    depthwise separable: a kernel per channel, then sums over channels at each pixel, of cost ratio 1/N + 1/D_K²
                                            Howard et al. 2017, arXiv:1704.04861, §3.1; Chollet 2016, arXiv:1610.02357
 
 Convention: the kernel is not flipped, as everywhere in deep learning; arguments and parameters as in torch.nn.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
-from ._correlation import correlate
-from ._window import MARGINS, check_channels, check_input, extents, pad, places, sizes
-from .initialisers import kaiming_uniform_
+from .checks import check_groups, check_space, per_dimension
+from .windows import margins, pad, windows
+
+
+def convolve(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
+    """y[o, p] = Σ_{c,t} w[o, c, t] · x[c, s·p + l·t], where an output sees the input channels of its group alone.
+
+    Args:
+        x: (B, C, space), already padded; any number of dimensions of space.
+        weight: w, (O, C/groups, kernel).
+        stride, dilation: s and l, one for each dimension.
+
+    Raises:
+        ValueError: an input smaller than the kernel.
+    """
+    under = windows(x, weight.shape[2:], stride, dilation).unflatten(1, (groups, weight.shape[1])).flatten(2, 3)
+    products = weight.unflatten(0, (groups, -1)).flatten(2) @ under.flatten(3)  # (B, groups, O/groups, positions)
+    return products.flatten(1, 2).unflatten(2, under.shape[3:])
 
 
 class _Convolution(nn.Module):
-    dimensions: int
+    """What Conv1d and Conv2d share: all but `dimensions`, how many there are of space."""
 
     def __init__(
         self,
@@ -35,44 +51,29 @@ class _Convolution(nn.Module):
         padding_mode: str = "zeros",
     ):
         super().__init__()
-        check_channels(in_channels, out_channels, groups)
+        check_groups(groups, in_channels, out_channels)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = sizes("kernel_size", kernel_size, self.dimensions)
-        self.stride = sizes("stride", stride, self.dimensions)
-        self.dilation = sizes("dilation", dilation, self.dimensions)
-        self.padding = padding if isinstance(padding, str) else _margins("padding", padding, self.dimensions)
+        self.kernel_size = per_dimension("kernel_size", kernel_size, self.dimensions)
+        self.stride = per_dimension("stride", stride, self.dimensions)
+        self.dilation = per_dimension("dilation", dilation, self.dimensions)
+        self.padding, self.padding_mode = padding, padding_mode
         if isinstance(padding, str) and padding not in ("same", "valid"):
-            raise ValueError(f"expected padding as numbers, 'same' or 'valid', got {padding!r}")
+            raise ValueError(f"expected padding as integers, 'same' or 'valid', got {padding!r}")
         if padding == "same" and max(self.stride) > 1:
             raise ValueError(f"expected stride 1 with padding 'same', got {self.stride}")
-        if padding_mode not in MARGINS:
-            raise ValueError(f"expected padding_mode of {', '.join(MARGINS)}, got {padding_mode!r}")
-        self.padding_mode = padding_mode
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        kaiming_uniform_(self.weight, a=5**0.5)  # uniform in ±1/√fan-in, and so is the bias
-        bound = self.weight[0].numel() ** -0.5
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise ValueError(f"expected padding_mode zeros, reflect, replicate or circular, got {padding_mode!r}")
+        self.margins = margins(padding, self.kernel_size, self.dilation)
+        bound = (in_channels // groups * math.prod(self.kernel_size)) ** -0.5  # 1/√fan-in
+        shape = out_channels, in_channels // groups, *self.kernel_size
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
-    def _margins(self) -> list[tuple[int, int]]:
-        """(before, after) of each dimension; "same" leaves the odd one for the end."""
-        if self.padding == "same":
-            return [((n - 1) // 2, n // 2) for n in extents(self.kernel_size, self.dilation)]
-        if self.padding == "valid":
-            return [(0, 0)] * self.dimensions
-        return [(side, side) if isinstance(side, int) else side for side in self.padding]
-
-    def forward(self, input):
-        check_input(input, self.dimensions, self.in_channels)
-        x = pad(input, self._margins(), self.padding_mode)
-        places(x.shape[2:], self.kernel_size, self.stride, self.dilation)  # it raises if there are none
-        weight, stride, dilation = self.weight, self.stride, self.dilation
-        if self.dimensions == 1:  # a sequence is an image of one row
-            x, weight, stride, dilation = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride), (1, *dilation)
-        output = correlate(x, weight, stride, dilation, self.groups)
-        output = output.squeeze(2) if self.dimensions == 1 else output
-        if self.bias is None:
-            return output
-        return output + self.bias.to(output.dtype).reshape(-1, *(1 for _ in self.kernel_size))
+    def forward(self, input: Inexact[Tensor, "b c *space"]) -> Inexact[Tensor, "b o *positions"]:
+        check_space(input, self.dimensions, self.in_channels)
+        y = convolve(pad(input, self.margins, self.padding_mode), self.weight, self.stride, self.dilation, self.groups)
+        # Of the output's dtype: a float32 bias would widen what autocast has convolved in bfloat16.
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * self.dimensions)
 
     def extra_repr(self) -> str:
         return (
@@ -81,22 +82,10 @@ class _Convolution(nn.Module):
         )
 
 
-def _margins(name, value, dimensions):
-    """One number for all sides; or for each dimension one, or (before, after)."""
-    if isinstance(value, int) or all(isinstance(side, int) for side in value):
-        return sizes(name, value, dimensions, least=0)
-    if len(value) != dimensions:
-        raise ValueError(f"expected {name} of {dimensions} dimensions, got {value}")
-    return tuple(sizes(name, side, 2, least=0) for side in value)
-
-
 class Conv1d(_Convolution):
     """Convolution of sequences (B, C, L). Arguments and errors: see `Conv2d`."""
 
     dimensions = 1
-
-    def forward(self, input: Float[Tensor, "b c l"]) -> Float[Tensor, "b o p"]:
-        return super().forward(input)
 
 
 class Conv2d(_Convolution):
@@ -104,12 +93,12 @@ class Conv2d(_Convolution):
 
     Args:
         in_channels, out_channels: C and O.
-        kernel_size, stride, dilation: one number for both dimensions, or (height, width); dilation is l, the distance
+        kernel_size, stride, dilation: one integer for both dimensions, or (height, width); dilation is l, the distance
             of neighbouring taps.
-        padding: numbers added at each end, one for both dimensions or (height, width), of which each may be a pair
-            (before, after); "same" keeps the size at stride 1, the odd one at the end; "valid" is 0.
+        padding: how much is added at each end: one integer for both dimensions or (height, width), of which each may
+            be a pair (before, after); "same" keeps the size at stride 1, the odd one at the end; "valid" is 0.
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
-        bias: add b?
+        bias: if True, b is added.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
 
     Raises:
@@ -120,14 +109,11 @@ class Conv2d(_Convolution):
 
     dimensions = 2
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
-        return super().forward(input)
-
 
 class ContextModule(nn.Module):
     """Seven dilated 3×3 convolutions and a 1×1: each output sees 67×67 inputs at full resolution, for 64·C² weights.
 
-    It starts as the identity of non-negative maps, for it is put between a trained network and its output.
+    It is initialised as the identity of non-negative maps, for it is put between a trained network and its output.
 
     Args:
         channels: C, of the input and of every layer.
@@ -148,10 +134,9 @@ class ContextModule(nn.Module):
             layer.bias.data.zero_()
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        *layers, last = self.layers
-        for layer in layers:
+        for layer in self.layers[:-1]:
             input = layer(input).relu()
-        return last(input)
+        return self.layers[-1](input)
 
 
 class DepthwiseSeparableConv2d(nn.Module):
@@ -161,12 +146,12 @@ class DepthwiseSeparableConv2d(nn.Module):
         in_channels, out_channels: M and N.
         kernel_size, stride, padding, dilation: of the depthwise convolution, as in `Conv2d`.
         depth_multiplier: kernels for each input channel; output c·depth_multiplier + i is the i-th of channel c.
-        bias: a bias in both convolutions? None in front of a batch normalization.
+        bias: if True, both convolutions have a bias; it is redundant before a batch normalization.
 
     Raises:
         ValueError: as `Conv2d`.
 
-    Convention: nothing between the two, as in Xception; MobileNet has batch normalization and ReLU after each.
+    Convention: there is nothing between the two, as in Xception; MobileNet has batch normalization and ReLU after each.
     Source: Howard et al. 2017, arXiv:1704.04861, §3.1, eq. 3-5; Chollet 2016, arXiv:1610.02357.
     """
 
@@ -188,5 +173,5 @@ class DepthwiseSeparableConv2d(nn.Module):
         self.depthwise = Conv2d(in_channels, middle, kernel_size, stride, padding, dilation, in_channels, bias)
         self.pointwise = Conv2d(middle, out_channels, 1, bias=bias)
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+    def forward(self, input: Inexact[Tensor, "b c h w"]) -> Inexact[Tensor, "b o p q"]:
         return self.pointwise(self.depthwise(input))

@@ -1,4 +1,4 @@
-"""Deformable convolution: each tap at each place reads the image where a learned offset says.
+"""Deformable convolution: each tap reads the image where a learned offset moves it, at every position anew.
 
     v1   y(p) = Σ_k w_k · x(p + p_k + Δp_k)                                 Dai et al. 2017, arXiv:1703.06211, eq. 2
     v2   y(p) = Σ_k w_k · x(p + p_k + Δp_k) · Δm_k, Δm_k in [0, 1]          Zhu et al. 2018, arXiv:1811.11168, eq. 1
@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._window import check_input, places, sizes
+from .checks import check_space, per_dimension
 from .convolution import Conv2d
+from .numerics import at_least_float32
+from .windows import positions
 
 
 def deform_conv2d(
@@ -36,23 +38,23 @@ def deform_conv2d(
         offset: Δp, of 2·offset_groups·kh·kw channels; each group of offsets moves its block of input channels.
         weight: w, of C/groups input channels.
         bias: added to each output channel, or None.
-        stride, padding, dilation: as of Conv2d: one number for both dimensions or (height, width).
+        stride, padding, dilation: as of Conv2d: one integer for both dimensions or (height, width).
         mask: Δm, of offset_groups·kh·kw channels, or None for all ones.
 
     Raises:
-        ValueError: shapes that do not belong together, a number out of range.
+        ValueError: shapes that do not belong together, an argument out of range.
 
     Source: Dai et al. 2017, arXiv:1703.06211, eq. 2-4; Zhu et al. 2018, arXiv:1811.11168, eq. 1.
     """
-    check_input(input, 2)
-    stride, dilation = sizes("stride", stride, 2), sizes("dilation", dilation, 2)
-    padding = sizes("padding", padding, 2, least=0)
+    check_space(input, 2)
+    stride, dilation = per_dimension("stride", stride, 2), per_dimension("dilation", dilation, 2)
+    padding = per_dimension("padding", padding, 2, least=0)
     b, c, *size = input.shape
     o, of_group, *kernel = weight.shape
     taps, groups = math.prod(kernel), c // of_group
     if groups * of_group != c or o % groups:
         raise ValueError(f"expected a weight (O, C/groups, kh, kw) for {c} channels, got shape {tuple(weight.shape)}")
-    space = places([n + 2 * p for n, p in zip(size, padding)], kernel, stride, dilation)
+    space = positions([n + 2 * p for n, p in zip(size, padding)], kernel, stride, dilation)
     offset_groups = offset.shape[1] // (2 * taps)
     if offset.shape != (b, 2 * offset_groups * taps, *space) or offset_groups == 0 or c % offset_groups:
         expected = f"({b}, 2·offset_groups·{taps}, {space[0]}, {space[1]}), offset_groups a divisor of {c}"
@@ -60,8 +62,8 @@ def deform_conv2d(
     if mask is not None and mask.shape != (b, offset_groups * taps, *space):
         raise ValueError(f"expected a mask of shape {(b, offset_groups * taps, *space)}, got {tuple(mask.shape)}")
 
-    # Places in float32 or wider: bfloat16 has no fractions of a pixel beyond the 128th.
-    offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+    # Positions in float32 or wider: bfloat16 has no fractions of a pixel beyond the 128th.
+    offset = at_least_float32(offset)
     move_down, move_right = offset.reshape(b, offset_groups, taps, 2, *space).unbind(3)
     rows, columns = _grid(kernel, space, stride, padding, dilation, offset)
     x = input.reshape(b, offset_groups, c // offset_groups, *size)
@@ -86,7 +88,7 @@ def _grid(kernel, space, stride, padding, dilation, like):
 def _sample(x, rows, columns):
     """x (B, G, C, H, W) between its pixels, at rows and columns (B, G, taps, H', W'): (B, G, C, taps, H', W')."""
     height, width = x.shape[3:]
-    # A frame of zeros, so that places off the image need no case of their own: they are brought to the frame.
+    # A frame of zeros, so that positions off the image need no case of their own: they are moved to the frame.
     framed = torch.constant_pad_nd(x, (1, 1, 1, 1)).flatten(3)
     rows, columns = (rows + 1).clamp(0, height + 1), (columns + 1).clamp(0, width + 1)
     top, left = rows.floor().clamp(max=height), columns.floor().clamp(max=width)
@@ -104,9 +106,9 @@ def _pixels(x, index):
 
 
 class _DeformableConvolution(nn.Module):
-    """The kernel, and the convolution that predicts the numbers of each tap at each place."""
+    """The kernel, and the convolution that predicts its offsets (and masks)."""
 
-    numbers_of_a_tap: int
+    predicted_per_tap: int
 
     def __init__(
         self,
@@ -123,12 +125,12 @@ class _DeformableConvolution(nn.Module):
         super().__init__()
         if offset_groups < 1 or in_channels % offset_groups:
             raise ValueError(f"expected offset_groups to divide {in_channels} channels, got {offset_groups}")
-        self.padding = sizes("padding", padding, 2, least=0)
-        start = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self.in_channels, self.stride, self.dilation = in_channels, start.stride, start.dilation
-        self.weight, self.bias = start.weight, start.bias
-        numbers = self.numbers_of_a_tap * offset_groups * math.prod(start.kernel_size)
-        self.conv_offset = Conv2d(in_channels, numbers, kernel_size, stride, padding, dilation)
+        self.padding = per_dimension("padding", padding, 2, least=0)
+        base = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.in_channels, self.stride, self.dilation = in_channels, base.stride, base.dilation
+        self.weight, self.bias = base.weight, base.bias
+        predicted = self.predicted_per_tap * offset_groups * math.prod(base.kernel_size)
+        self.conv_offset = Conv2d(in_channels, predicted, kernel_size, stride, padding, dilation)
         self.conv_offset.weight.data.zero_()
         self.conv_offset.bias.data.zero_()
 
@@ -137,7 +139,9 @@ class _DeformableConvolution(nn.Module):
 
 
 class DeformConv2d(_DeformableConvolution):
-    """Deformable convolution whose offsets come from a convolution of the same input. It starts as an ordinary one.
+    """Deformable convolution whose offsets come from a convolution of the same input.
+
+    It is initialised as an ordinary convolution.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of `Conv2d`.
@@ -146,29 +150,29 @@ class DeformConv2d(_DeformableConvolution):
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels, or smaller than the kernel.
 
-    Convention: `conv_offset` starts at zero; train it at a tenth of the learning rate (Dai et al., §3).
+    Convention: `conv_offset` is initialised to zero; train it at a tenth of the learning rate (Dai et al., §3).
     Source: Dai et al. 2017, arXiv:1703.06211, §2.1.
     """
 
-    numbers_of_a_tap = 2  # Δy, Δx
+    predicted_per_tap = 2  # Δy, Δx
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
         return self._convolved(input, self.conv_offset(input))
 
 
 class ModulatedDeformConv2d(_DeformableConvolution):
-    """Deformable convolution, v2: a mask in (0, 1) for each tap beside its offset, from the same convolution.
+    """Deformable convolution, v2: a mask in (0, 1) for each tap next to its offset, from the same convolution.
 
-    Arguments and errors: see `DeformConv2d`. It starts as half an ordinary convolution, for sigmoid(0) = ½.
+    Arguments and errors: see `DeformConv2d`. It is initialised as half an ordinary convolution, for sigmoid(0) = ½.
 
     Convention: the last third of the convolution's channels is the mask, the others are the offsets.
     Source: Zhu et al. 2018, arXiv:1811.11168, §3.2.
     """
 
-    numbers_of_a_tap = 3  # Δy, Δx, Δm
+    predicted_per_tap = 3  # Δy, Δx, Δm
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
-        numbers = self.conv_offset(input)
-        masks = numbers.shape[1] // 3
-        offset, mask = numbers.split([2 * masks, masks], dim=1)
+        predicted = self.conv_offset(input)
+        masks = predicted.shape[1] // 3
+        offset, mask = predicted.split([2 * masks, masks], dim=1)
         return self._convolved(input, offset, mask.sigmoid())

@@ -3,11 +3,11 @@
 Hu et al. 2021, arXiv:2106.09685.
 
     h = W₀ x + ΔW x = W₀ x + (α/r) B A x,    A ∈ ℝ^{r×k}, B ∈ ℝ^{d×r}                          (§4.1, eq. 3)
-    at the start A is random and B = 0, so ΔW = 0; W₀ gets no gradient
+    initially A is random and B = 0, so ΔW = 0; W₀ gets no gradient
     merged: W = W₀ + (α/r) B A is one matrix, with the base model's cost                       (§4.1)
 
-Convention: scale α/r; A starts uniform in ±1/√fan-in as in loralib and peft (the paper: Gaussian). Merging is explicit,
-as in peft, and keeps W₀ beside the sum: unmerging is exact, and weights that layers share are not changed under them.
+Convention: scale α/r; A is initialised uniform in ±1/√fan-in as in loralib and peft (the paper: Gaussian). Merging is
+explicit, as in peft, and keeps W₀ next to the sum: unmerging is exact, and weights that layers share are not changed.
 `train()` and `load_state_dict` unmerge, `eval()` does nothing; a saved state holds W₀, A and B, merged or not, as
 `weight`, `lora_A` and `lora_B`, loralib's names.
 """
@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ._lora_layers import LoRAConv2d, LoRAEmbedding, LoRALinear
 from .convolution import Conv2d
 from .embedding import Embedding
 from .linear import Linear
+from .lora_layers import LoRAConv2d, LoRAEmbedding, LoRALinear
+from .replacement import replace_modules
 
 __all__ = [
     "LoRAConv2d",
@@ -38,7 +39,7 @@ __all__ = [
 
 OURS = (Linear, Conv2d, Embedding)
 LAYERS = (LoRALinear, LoRAConv2d, LoRAEmbedding)
-# The class name of a layer that can be adapted → what takes its place, and the arguments that both have.
+# The class name of a layer that can be adapted → its LoRA layer, and the arguments that both have.
 KINDS = {
     "Linear": (LoRALinear, ("in_features", "out_features")),
     "Conv2d": (
@@ -56,17 +57,17 @@ def inject_lora(
     lora_alpha: float = 16,
     lora_dropout: float = 0.0,
 ) -> nn.Module:
-    """Put LoRA layers in the places of named layers, in the model itself, and freeze all but their factors.
+    """Replace named layers by LoRA layers, in the model itself, and freeze all but their factors.
 
     Args:
         model: holds layers named Linear, Conv2d or Embedding, torch's or ours. Their weights are used, not copied; a
-            layer that stands in several places, and a weight that several layers share, stay shared.
+            layer that is used several times, and a weight that several layers share, stay shared.
         target_modules: a regular expression for whole dotted names, or names each of which is a whole dotted name or
             its end after a dot: "q_proj" is every layer of that name.
         r, lora_alpha, lora_dropout: see `LoRALinear`; an embedding has no dropout.
 
     Returns:
-        The model, or what stands in its place if it is itself such a layer, of the name "".
+        The model, or its LoRA layer if it is itself such a layer, of the name "".
 
     Raises:
         ValueError: a target that no module matches, or one that is no such layer: of a class derived from them the
@@ -83,21 +84,17 @@ def inject_lora(
     if not matches or not all(matches):
         raise ValueError(f"expected targets that each match one of {names}, got {target_modules!r}")
     chosen = dict.fromkeys(name for found in matches for name in found)
-    twins = {}
+    adapters = {}
     for name in chosen:
         layer = model.get_submodule(name)
-        twins[layer] = twins.get(layer) or _adapted(layer, name, r, lora_alpha, lora_dropout)
-    for layer, twin in twins.items():
-        twin.weight, twin.bias = layer.weight, getattr(layer, "bias", None)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in twins:
-                setattr(parent, name, twins[child])
+        adapters[layer] = adapters.get(layer) or _adapted(layer, name, r, lora_alpha, lora_dropout)
+    for layer, adapter in adapters.items():
+        adapter.weight, adapter.bias = layer.weight, getattr(layer, "bias", None)
+    model = replace_modules(model, adapters)
     for parent in model.modules():
         if getattr(parent, "use_nested_tensor", False) and any(isinstance(m, LAYERS) for m in parent.modules()):
-            # torch.nn.TransformerEncoder packs padded texts, which only the path past its layers' calls can read.
+            # torch.nn.TransformerEncoder packs padded texts, which only the path past its layers' calls can process.
             parent.use_nested_tensor = False
-    model = twins.get(model, model)
     mark_only_lora_as_trainable(model)
     return model
 
@@ -110,18 +107,18 @@ def _adapted(layer: nn.Module, name: str, r: int, lora_alpha: float, lora_dropou
     changes_weights = [o for o in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(layer, o, None)]
     if changes_weights:
         raise ValueError(f"expected an embedding without {', '.join(changes_weights)}, got {layer} at {name!r}")
-    adapter, arguments = KINDS[kind]
+    kind_of_adapter, arguments = KINDS[kind]
     options = {argument: getattr(layer, argument) for argument in arguments}
     if kind != "Embedding":
         options |= {"bias": layer.bias is not None, "lora_dropout": lora_dropout}
     with torch.device("meta"):  # no memory, and no random numbers, for a weight that is there already
-        twin = adapter(**options, r=r, lora_alpha=lora_alpha)
+        adapter = kind_of_adapter(**options, r=r, lora_alpha=lora_alpha)
     for factor in ("lora_A", "lora_B"):
-        setattr(twin, factor, nn.Parameter(layer.weight.detach().new_empty(getattr(twin, factor).shape)))
-    twin.reset_lora_parameters()
+        setattr(adapter, factor, nn.Parameter(layer.weight.detach().new_empty(getattr(adapter, factor).shape)))
+    adapter.reset_lora_parameters()
     # With a hook on any part, torch.nn.TransformerEncoderLayer calls its layers instead of reading their weights.
-    twin.register_forward_hook(_as_it_is)
-    return twin.train(layer.training)
+    adapter.register_forward_hook(_as_it_is)
+    return adapter.train(layer.training)
 
 
 def _as_it_is(module, inputs, output):
@@ -191,7 +188,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(prefix of its names, layer) for each place of each LoRA layer."""
+    """(prefix of its names, layer) wherever a LoRA layer is used."""
     modules = model.named_modules(remove_duplicate=False)
     return [(f"{name}." if name else "", module) for name, module in modules if isinstance(module, LAYERS)]
 

@@ -1,11 +1,11 @@
-"""Upsampling: an image at another size, from the nearest pixel or, bilinearly, from the four around each place.
+"""Upsampling: an image at another size, from the nearest pixel or, bilinearly, from the four around each position.
 
     nearest    y[i] = x[⌊i/r⌋],  r = n/H for a size n, or the scale factor itself
     bilinear   u = (i + ½)/r − ½, or i·(H − 1)/(n − 1) with aligned corners
                y[i] = (1 − λ) x[⌊u⌋] + λ x[⌊u⌋ + 1],  λ = u − ⌊u⌋, along rows and then along columns
                                                               Odena, Dumoulin & Olah 2016 (Distill), resize-convolution
 
-Convention: pixels are squares, so their centres lie at halves; places beyond the outer centres take the outer pixel.
+Convention: pixels are squares, so their centres lie at halves; positions beyond the outer centres take the outer pixel.
 """
 
 import math
@@ -15,17 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._window import check_input, sizes
+from .checks import check_space, per_dimension
 
 
 class Upsample(nn.Module):
     """(B, C, H, W) → (B, C, n, m). It may shrink as well, without a filter before it.
 
     Args:
-        size: n and m, or one number for both; or else
+        size: n and m, or one integer for both; or else
         scale_factor: r, one for both or (height, width): n = ⌊r·H⌋.
         mode: "nearest" or "bilinear".
-        align_corners: of "bilinear": do the centres of the outer pixels stay where they are?
+        align_corners: of "bilinear": if True, the centres of the outer pixels stay where they are.
 
     Raises:
         ValueError: both or neither of size and scale_factor, one out of range, another mode, align_corners with
@@ -46,16 +46,16 @@ class Upsample(nn.Module):
             raise ValueError(f"expected mode nearest or bilinear, got {mode!r}")
         if mode == "nearest" and align_corners is not None:
             raise ValueError(f"expected align_corners with mode bilinear only, got {align_corners}")
-        self.size = None if size is None else sizes("size", size, 2)
+        self.size = None if size is None else per_dimension("size", size, 2)
         self.scale_factor = scale_factor
         if scale_factor is not None:
             self.scale_factor = (scale_factor,) * 2 if isinstance(scale_factor, int | float) else tuple(scale_factor)
             if len(self.scale_factor) != 2 or min(self.scale_factor) <= 0:
-                raise ValueError(f"expected scale_factor of 1 or 2 numbers > 0, got {scale_factor}")
+                raise ValueError(f"expected scale_factor as 1 or 2 numbers > 0, got {scale_factor}")
         self.mode, self.align_corners = mode, align_corners
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c n m"]:
-        check_input(input, 2)
+        check_space(input, 2)
         for dim in (2, 3):
             input = self._resized(input, dim)
         return input

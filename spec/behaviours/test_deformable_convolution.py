@@ -11,7 +11,7 @@ pytestmark = pytest.mark.item("deformable-conv")
 
 
 def smooth_digits(count, size, seed):
-    """Digits (B, 1, size, size), enlarged so that the slope between pixels tells the way."""
+    """Digits (B, 1, size, size), enlarged so that the differences between pixels tell the way."""
     images = digits()[0]
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
     images = nn.functional.interpolate(images[chosen].reshape(-1, 1, 8, 8), size=(size, size), mode="bilinear")
@@ -47,10 +47,10 @@ def test_an_offset_finds_where_the_image_went():
 
 
 def test_nine_taps_find_their_dilation():
-    """Fitted to a dilated convolution of known weights, each tap of an ordinary one moves out to its dilated place.
+    """Fitted to a dilated convolution of known weights, each tap of an ordinary one moves out to its dilated position.
 
     Source: Dai et al. 2017, §2.3 and §4.2: learned offsets enlarge the receptive field; dilation is a special case.
-    Measured: within 0.001 over 3 seeds; 1 off at its start.
+    Measured: within 0.001 over 3 seeds; 1 off before training.
     """
     x = smooth_digits(16, 20, seed=1)
     weight = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(1))

@@ -72,9 +72,9 @@ def from_few(seed: int, loss, count: int = 60):
 
 
 def test_a_student_learns_a_digit_that_it_never_saw():
-    """Taught by soft targets on the other nine digits, a student reads most 3s; from hard classes it reads none.
+    """Taught by soft targets on the other nine digits, a student recognises most 3s; from hard classes, none.
 
-    Share of the test 3s that is read, mean of 2 seeds.  Measured: 0.86
+    Share of the test 3s that is recognised, mean of 2 seeds.  Measured: 0.86
     right, 0.78 to 0.94 a seed over 4; 0.26 at T = 1, 0.00 from hard classes, 0.00 with T on the student alone.
 
     Source: Hinton, Vinyals & Dean 2015, §3: with 3s omitted from the transfer set "the distilled model only makes 206
@@ -85,11 +85,11 @@ def test_a_student_learns_a_digit_that_it_never_saw():
         logits, labels = without_the_omitted_digit(seed)
         shares.append((logits.argmax(1) == labels)[labels == OMITTED].float().mean().item())
     share = sum(shares) / 2
-    assert share > 0.65, f"expected most 3s read, found {share:.2f}"
+    assert share > 0.65, f"expected most 3s recognised, found {share:.2f}"
 
 
 def test_the_missing_digit_lacks_a_bias_alone():
-    """With a constant added to the logit of the omitted digit, its 3s are read as well as the teacher reads them.
+    """With a constant added to the logit of the omitted digit, its 3s are recognised as well as by the teacher.
 
     Share of the test 3s at the constant that is best for all digits.  Measured: 0.84 right, 0.84 to 1.00 over
     4 seeds (0.78 to 0.94 without the constant); 0.00 with the temperature on the student alone.
@@ -103,11 +103,11 @@ def test_the_missing_digit_lacks_a_bias_alone():
     )
     right = lifted.argmax(-1) == labels
     share = right[right.sum(1).argmax()][labels == OMITTED].float().mean().item()
-    assert share > 0.75, f"expected nearly all 3s read, found {share:.2f}"
+    assert share > 0.75, f"expected nearly all 3s recognised, found {share:.2f}"
 
 
 def test_soft_targets_teach_from_few_digits():
-    """From 60 digits a student of soft targets reads more test digits than a student of their true classes.
+    """From 60 digits a student of soft targets recognises more test digits than a student of their true classes.
 
     Mean of 2 seeds.  Measured: 0.91 against 0.82; a gain of 0.06 to 0.12 a seed over 4, of 0.02 on these two with the
     temperature on the student alone.

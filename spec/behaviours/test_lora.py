@@ -53,7 +53,7 @@ def adapt(model, seed, lr=5e-3):
 
 
 def injected(seed=0):
-    """With factors of rank 4 beside all three weights, before training."""
+    """With factors of rank 4 for all three weights, before training."""
     base = copy.deepcopy(pretrained(seed))
     reseed(seed)
     return inject_lora(base, ["0", "2", "4"], r=4, lora_alpha=8)
@@ -72,7 +72,7 @@ def head_only(seed=0):
 
 
 def test_rank_four_comes_close_to_tuning_everything():
-    """Rank 4 beside every weight, 9 % as many numbers, adapts to turned digits nearly as well as tuning everything.
+    """Rank 4 for every weight, 9 % as many parameters, adapts to turned digits nearly as well as tuning everything.
 
     It reaches at least 85 %, five points and more above tuning the last layer, at most eight below everything.
 
@@ -100,7 +100,7 @@ def test_rank_four_comes_close_to_tuning_everything():
 
 
 def test_tasks_are_switched_by_swapping_the_adapters():
-    """One base serves both tasks: with the trained A and B turned digits are read, without them upright ones as before.
+    """One base serves both tasks: with the trained A and B it recognises turned digits, without them upright ones.
 
     Measured: turned 89.2 to 93.8 % with, 9.0 to 11.0 % without; upright 32.4 to 58.0 % with, 93.6 to 96.8 % without, to
     the last bit what the base gives (6 seeds; the first of them runs: 92.2, 9.6, 32.4, 96.6).

@@ -62,7 +62,7 @@ def test_training_recovers_what_two_bits_lose():
 
 
 def test_a_learned_step_trains_two_bits():
-    """LSQ: with the step learned beside the weights 2 bits reach at least 0.93, where min-max has 0.85.
+    """LSQ: with the step learned along with the weights 2 bits reach at least 0.93, where min-max has 0.85.
 
     Measured: 0.96 to 0.97 (6 seeds); 0.09 to 0.10 with the sign of the step's gradient turned round.
 

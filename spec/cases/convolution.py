@@ -22,7 +22,7 @@ def _case(item, layer, name, shape, *arguments, bad=None, **named):
 
 
 def positive_context():
-    """Positive weights: at its identity start the module sits on the corners of its ReLUs, which have no derivative."""
+    """Positive weights: as the identity the module is at the kinks of its ReLUs, which have no derivative."""
     module = ContextModule(1)
     generator = torch.Generator().manual_seed(4)
     for parameter in module.parameters():

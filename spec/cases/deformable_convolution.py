@@ -20,7 +20,7 @@ def between(*shape, seed=0):
 
 
 def moved(layer, *arguments, **named):
-    """A layer whose offsets are small fractions of a pixel, and not the zeros that it starts with."""
+    """A layer whose offsets are small fractions of a pixel, and not the zeros of its initialisation."""
     module = layer(*arguments, **named)
     head = module.conv_offset
     head.weight.data.copy_(0.02 * _random(*head.weight.shape))

@@ -56,11 +56,11 @@ _BAD = {
 
 _WRAPPED = {
     "gradient_correct": "the teacher's logits are a constant; the properties check the student's alone",
-    "from_scratch": "the function that is called stands here; the record without settings is checked",
+    "from_scratch": "the function that is called is here; the record without settings is checked",
 }
 _AVERAGED = {
-    "batch_independent": "one number for the batch",
-    "batch_independent_in_eval": "one number for the batch",
+    "batch_independent": "one value for the batch",
+    "batch_independent_in_eval": "one value for the batch",
 }
 _TEACHER = {
     "gradient_correct": "a teacher gives no gradient",
@@ -99,7 +99,7 @@ CASES = [
     ),
     Case(
         item="distillation",
-        name="distillation_loss, a number a token",
+        name="distillation_loss, a value a token",
         build=lambda: _each,
         inputs=lambda: (_logits(2, 3, 5), _logits(2, 3, 5, seed=1), torch.tensor([[4, 0, 2], [1, 1, 3]])),
         exempt=_WRAPPED,

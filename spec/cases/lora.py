@@ -20,7 +20,7 @@ def _random(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _symbols():
+def _token_ids():
     return (torch.tensor([[0, 5, 2, 3, 3], [6, 2, 2, 1, 4]]),)
 
 
@@ -43,7 +43,7 @@ class Linear(nn.Linear):
 
 
 def network():
-    """A table of symbols, two linear maps and a norm, torch's own."""
+    """A table of tokens, two linear layers and a norm, torch's own."""
     reseed(0)
     return nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 4))
 
@@ -106,10 +106,10 @@ _BAD_CONV = {
     "an image without a batch": Bad(call=lambda: LoRAConv2d(4, 6, 3)(_random(4, 7, 7)), mentions=("(4, 7, 7)",)),
 }
 _BAD_TABLE = {
-    "no symbols": _table("num_embeddings", "0", num_embeddings=0),
+    "no tokens": _table("num_embeddings", "0", num_embeddings=0),
     "no rank": _table("r", "0", r=0),
     "an alpha of zero": _table("lora_alpha", "0", lora_alpha=0),
-    "padding that is no symbol": _table("padding_idx", "7", padding_idx=7),
+    "padding outside of the vocabulary": _table("padding_idx", "7", padding_idx=7),
 }
 _BAD_MODEL = {
     "no such name": _inject("q_proj", "q_proj"),
@@ -118,7 +118,7 @@ _BAD_MODEL = {
     "no names": _inject([], "[]"),
     "a layer that cannot be adapted": _inject(["2"], "LayerNorm", "'2'"),
     "a network that cannot be adapted": _inject(".*", "Sequential"),
-    "a weight that is read past its layer": _inject(
+    "a weight that is used past its layer": _inject(
         ["out_proj"], "NonDynamicallyQuantizableLinear", model=lambda: nn.MultiheadAttention(6, 2)
     ),
     "adapted twice": _inject(["0"], "LoRALinear", model=lambda: nn.Sequential(LoRALinear(3, 2))),
@@ -175,17 +175,17 @@ CASES = [
         item="lora",
         name="LoRAEmbedding",
         build=lambda: _open(LoRAEmbedding(7, 4, r=3, lora_alpha=5.0, padding_idx=2)),
-        inputs=_symbols,
+        inputs=_token_ids,
         bad=_BAD_TABLE,
         exempt={
-            "gradient_correct": "a padded symbol's output has a value and no gradient; the properties check the rest"
+            "gradient_correct": "a padding token's output has a value and no gradient; the properties check the rest"
         },
     ),
     Case(
         item="lora",
         name="inject_lora, a network",
         build=_injected,
-        inputs=_symbols,
+        inputs=_token_ids,
         bad=_BAD_MODEL,
         exempt={"from_scratch": "the network is the caller's; the layers put in have records of their own"},
     ),

@@ -56,8 +56,8 @@ def test_receptive_fields_of_the_context_module():
     for layer in module.layers:
         layer.weight.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(sides)))
         y = layer(y)
-        (slope,) = torch.autograd.grad(y[0, 0, 37, 37], x, retain_graph=True)
-        sides.append(int((slope != 0).any(dim=3).sum()))
+        (gradient,) = torch.autograd.grad(y[0, 0, 37, 37], x, retain_graph=True)
+        sides.append(int((gradient != 0).any(dim=3).sum()))
     load("dilated-conv").check("receptive_fields", torch.tensor(sides))
 
 
@@ -148,11 +148,11 @@ def test_mobilenet_has_the_size_of_the_paper(tag, block, width, million_weights,
     needed = []
     for layer in network.modules():
         if getattr(getattr(layer, "weight", None), "ndim", 0) > 1:
-            # Each number of the output is a sum over one kernel.
+            # Each element of the output is a sum over one kernel.
             layer.register_forward_hook(lambda m, _, out: needed.append(out.numel() * m.weight[0].numel()))
     counted = cost.flops(network, image) / 2
     multiplications = sum(needed) // 2
-    # On maps of 7×7 the places over the ends of the rows count: measured 1.11 with full kernels, 1.00 with others.
+    # On maps of 7×7 the positions over the ends of the rows count: measured 1.11 with full kernels, 1.00 with others.
     assert 1 <= counted / sum(needed) < 1.15, f"expected {sum(needed)} multiply-adds, counted {counted}"
     golden.check(f"parameters_{tag}", torch.tensor(parameters))
     golden.check(f"multiplications_{tag}", torch.tensor(multiplications))

@@ -19,7 +19,7 @@ BUILD = {
 
 @pytest.mark.parametrize("kind", BUILD)
 def test_layers_are_those_of_peft(kind):
-    """With peft's numbers, outputs, the gradients to the input, A and B, and the merged weight are peft's and jax's.
+    """With peft's weights, outputs, the gradients to the input, A and B, and the merged weight are peft's and jax's.
 
     Source: Hu et al. 2021, eq. 3; peft's LoraConfig(r=3, lora_alpha=7).
     """
@@ -52,7 +52,7 @@ def test_layers_are_those_of_peft(kind):
     ],
 )
 def test_published_trainable_parameters(name, width, layers, rank, millions):
-    """W_q and W_v of every layer: 2·L·r·2d trainable numbers, rounded as the paper prints them, in millions.
+    """W_q and W_v of every layer: 2·L·r·2d trainable parameters, rounded as the paper prints them, in millions.
 
     Source: Hu et al. 2021, tables 2 and 4.
     """
@@ -70,8 +70,8 @@ def test_two_by_two_by_hand():
     Source: Hu et al. 2021, eq. 3, by hand.
     """
     layer = LoRALinear(2, 2, r=1, lora_alpha=5, bias=False).double()
-    numbers = {"weight": [[1, 2], [3, 4]], "lora_A": [[1, -1]], "lora_B": [[2], [3]]}
-    layer.load_state_dict({n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()})
+    weights = {"weight": [[1, 2], [3, 4]], "lora_A": [[1, -1]], "lora_B": [[2], [3]]}
+    layer.load_state_dict({n: torch.tensor(v, dtype=torch.float64) for n, v in weights.items()})
     found = layer(torch.tensor([1.0, 2.0], dtype=torch.float64))
     laws.assert_close(found, torch.tensor([-5.0, -4.0], dtype=torch.float64))
     merged = torch.tensor([[11.0, -8.0], [18.0, -11.0]], dtype=torch.float64)

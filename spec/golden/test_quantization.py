@@ -23,7 +23,7 @@ pytestmark = pytest.mark.item("post-training-quantization")
     [("scale", "zero_point", (0, 255), ""), ("scales", "zero_points", (-128, 127), "_channels")],
 )
 def test_integers_and_values_are_those_of_torch_and_onnx(scale, zero_point, ends, suffix):
-    """600 numbers from −15 to 15 get the integers of torch.quantize_per_tensor and per_channel and of ONNX.
+    """600 values from −15 to 15 get the integers of torch.quantize_per_tensor and per_channel and of ONNX.
 
     Source: Jacob et al. 2017, eq. 1; ONNX operator QuantizeLinear: saturate(round(x / y_scale) + y_zero_point).
     """

@@ -51,6 +51,6 @@ def test_the_layer_is_that_of_the_librarys_parts():
     x.requires_grad_()
     y = layer(x)
     golden.check("layer_y", y)
-    slopes = torch.autograd.grad(y, (x, layer.weight, layer.bias), golden["layer_cotangent"])
-    for name, slope in zip(("x", "weight", "bias"), slopes):
-        golden.check(f"layer_slope.{name}", slope)
+    gradients = torch.autograd.grad(y, (x, layer.weight, layer.bias), golden["layer_cotangent"])
+    for name, gradient in zip(("x", "weight", "bias"), gradients):
+        golden.check(f"layer_slope.{name}", gradient)

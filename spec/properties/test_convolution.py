@@ -82,9 +82,9 @@ def test_convolution_is_a_sum_over_channels_and_taps(seed, kernel, stride, paddi
     """
     module = Conv2d(4, 6, kernel, stride, padding, dilation, groups, bias)
     module = ready(module, seed)
-    twin = ready(nn.Conv2d(4, 6, kernel, groups=groups, bias=bias), seed)
-    twin.forward = lambda x: definition(x, twin.weight, twin.bias, stride, padding, dilation, groups)
-    laws.gradients_match(module, twin, normal(2, 4, 7, 8, seed=seed))
+    reference = ready(nn.Conv2d(4, 6, kernel, groups=groups, bias=bias), seed)
+    reference.forward = lambda x: definition(x, reference.weight, reference.bias, stride, padding, dilation, groups)
+    laws.gradients_match(module, reference, normal(2, 4, 7, 8, seed=seed))
 
 
 @dilated
@@ -102,7 +102,7 @@ def test_dilation_spreads_the_kernel_not_the_image(seed, kernel, dilation):
 
 @dilated
 @given(seed=seeds(), dilation=pairs)
-def test_dilated_convolution_treats_the_phases_of_the_image_apart(seed, dilation):
+def test_dilated_convolution_treats_subsampled_images_apart(seed, dilation):
     """(F *_l k)[l·i + a] = (F[a::l] * k)[i]: the l² sub-sampled images are convolved each by itself.
 
     Source: Yu & Koltun 2015, §2; the algorithme à trous (Holschneider et al. 1987) that the section names.
@@ -110,15 +110,15 @@ def test_dilated_convolution_treats_the_phases_of_the_image_apart(seed, dilation
     x, module = normal(2, 3, 11, 10, seed=seed), ready(Conv2d(3, 2, (3, 2), dilation=dilation), seed)
     y = module(x)
     for a, b in itertools.product(range(dilation[0]), range(dilation[1])):
-        phase = x[:, :, a :: dilation[0], b :: dilation[1]]
-        expected = nn.functional.conv2d(phase, module.weight, module.bias)
-        laws.assert_close(y[:, :, a :: dilation[0], b :: dilation[1]], expected, what=f"phase {a}, {b}")
+        part = x[:, :, a :: dilation[0], b :: dilation[1]]
+        expected = nn.functional.conv2d(part, module.weight, module.bias)
+        laws.assert_close(y[:, :, a :: dilation[0], b :: dilation[1]], expected, what=f"offset {a}, {b}")
 
 
 @dilated
 @given(kernel=pairs, stride=pairs, padding=margins, dilation=pairs, height=st.integers(7, 12))
 def test_output_size(kernel, stride, padding, dilation, height):
-    """H' = ⌊(H + 2·padding − l(k − 1) − 1)/s⌋ + 1: as many places as the spread kernel fits into.
+    """H' = ⌊(H + 2·padding − l(k − 1) − 1)/s⌋ + 1: as many positions as the spread kernel has.
 
     Source: Dumoulin & Visin 2016, arXiv:1603.07285, relationship 15.
     """
@@ -140,7 +140,7 @@ def test_convolution_moves_with_the_image(seed, down, right, dilation):
 
 
 @dilated
-def test_an_impulse_draws_the_kernel_mirrored():
+def test_the_response_to_an_impulse_is_the_kernel_mirrored():
     """conv(δ_q)[p] = w[(q − p)/l]: the response to one pixel is the kernel turned by 180°, its taps l apart.
 
     Source: Yu & Koltun 2015, eq. 2.  Convention: the kernel is not flipped, so its picture is.
@@ -186,7 +186,7 @@ def test_padding_modes(mode, theirs):
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies
 @given(kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)), dilation=pairs, seed=seeds())
 def test_same_padding_keeps_the_size(kernel, dilation, seed):
-    """padding="same" keeps the size, and of an odd margin l(k − 1) the larger half stands at the end.
+    """padding="same" keeps the size, and of an odd margin l(k − 1) the larger half is at the end.
 
     Convention: torch.nn.Conv2d(padding="same"), as in TensorFlow.
     """
@@ -208,9 +208,9 @@ def test_same_padding_keeps_the_size(kernel, dilation, seed):
     seed=seeds(),
 )
 def test_each_side_may_have_a_margin_of_its_own(top, bottom, side, mode, seed):
-    """padding=((top, bottom), (left, right)) frames the image so; a number stands for both sides of its dimension.
+    """padding=((top, bottom), (left, right)) frames the image so; an integer counts for both sides of its dimension.
 
-    Convention: torch.nn has one number for both sides, and asks for a padding layer in front for more.
+    Convention: torch.nn has one integer for both sides, and asks for a padding layer in front for more.
     """
     layer = ready(Conv2d(2, 3, (2, 3), padding=((top, bottom), side), padding_mode=mode), seed)
     sequence = ready(Conv1d(2, 3, 2, padding=(side,), padding_mode=mode), seed)
@@ -255,11 +255,11 @@ def test_a_sequence_is_an_image_of_one_row(length):
     """
     arguments = {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}
     module = ready(Conv1d(4, 6, 3, **arguments))
-    twin = ready(nn.Conv1d(4, 6, 3, groups=2))
-    twin.forward = lambda x: definition(
-        x.unsqueeze(2), twin.weight.unsqueeze(2), twin.bias, (1, 2), (0, 3), (1, 2), groups=2
+    reference = ready(nn.Conv1d(4, 6, 3, groups=2))
+    reference.forward = lambda x: definition(
+        x.unsqueeze(2), reference.weight.unsqueeze(2), reference.bias, (1, 2), (0, 3), (1, 2), groups=2
     ).squeeze(2)
-    laws.gradients_match(module, twin, normal(2, 4, length))
+    laws.gradients_match(module, reference, normal(2, 4, length))
 
 
 @dilated
@@ -280,8 +280,8 @@ def test_weights_trade_with_torch(mode):
 
 @dilated
 @pytest.mark.parametrize(("kind", "kernel"), [(Conv1d, (3,)), (Conv2d, (3, 2))])
-def test_weights_start_uniform(kind, kernel):
-    """Weights and biases start uniform in ±1/√(C/groups · taps): within it, filling it, of standard deviation bound/√3.
+def test_weights_are_initialised_uniform(kind, kernel):
+    """Weights and biases are initialised uniform in ±1/√(C/groups · taps), of standard deviation bound/√3.
 
     Convention: torch.nn's, Kaiming's with a = √5.
     Measured: 0.56 to 0.58 times the bound over 3 seeds; 0.41 with the channels of both groups counted as fan-in.
@@ -290,9 +290,9 @@ def test_weights_start_uniform(kind, kernel):
     module = kind(32, 256, kernel, groups=2)
     bound = (16 * torch.tensor(kernel).prod().item()) ** -0.5
     for name, values in (("weight", module.weight), ("bias", module.bias)):
-        largest, deviation = values.abs().max().item() / bound, values.std().item() / bound
+        largest, spread = values.abs().max().item() / bound, values.std().item() / bound
         assert 0.95 < largest <= 1, f"expected {name} to fill ±1/√fan-in, found {largest:.3f} of it"
-        assert 0.5 < deviation < 0.65, f"expected {name} to be uniform, found a deviation of {deviation:.3f} bounds"
+        assert 0.5 < spread < 0.65, f"expected {name} to be uniform, found a standard deviation of {spread:.3f} bounds"
 
 
 @dilated
@@ -308,7 +308,7 @@ def test_convolution_has_second_derivatives():
 @dilated
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolutions_take_the_precision_of_an_autocast_region(bias):
-    """Under torch.autocast a convolution of float32 numbers is one of bfloat16, bias or not; float64 stays float64.
+    """Under torch.autocast a convolution of float32 tensors is one of bfloat16, bias or not; float64 stays float64.
 
     Source: the contract of torch.autocast: convolutions are among what it casts, for their speed.
     """
@@ -322,8 +322,66 @@ def test_convolutions_take_the_precision_of_an_autocast_region(bias):
         laws.assert_close(mixed.double(), exact, rtol=0.02, atol=0.02, because="bfloat16 has 8 bits")
 
 
+LAYERS = {
+    "1×1": (lambda **o: Conv2d(4, 4, 1, **o), (2, 4, 5, 3)),
+    "3×3": (lambda **o: Conv2d(4, 4, 3, padding=1, groups=2, **o), (2, 4, 5, 3)),
+    "one position": (lambda **o: Conv2d(4, 4, (3, 5), **o), (2, 4, 3, 5)),
+    "sequence": (lambda **o: Conv1d(4, 4, 1, **o), (2, 4, 5)),
+    "separable": (lambda **o: DepthwiseSeparableConv2d(4, 4, 3, padding=1, **o), (2, 4, 5, 3)),
+}
+EACH_LAYER = pytest.mark.parametrize(("build", "shape"), LAYERS.values(), ids=LAYERS)
+
+
+@dilated
+@EACH_LAYER
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_output_of_a_convolution_may_be_changed_in_place(build, shape, bias):
+    """y = conv(x); y += c; y.relu_() gives the output and the gradients of relu(conv(x) + c).
+
+    Source: torch.nn.Conv2d, whose outputs may; residual blocks and ReLU(inplace=True) do it.
+    """
+    layer, x = ready(build(bias=bias)), normal(*shape)
+
+    def in_place(x):
+        y = layer(x)
+        y += 0.25
+        return y.relu_()
+
+    y = in_place(x.requires_grad_())
+    expected = (layer(x) + 0.25).relu()
+    laws.assert_close(y, expected)
+    leaves, cotangent = [x, *layer.parameters()], normal(*y.shape, seed=1)
+    found = torch.autograd.grad(y, leaves, cotangent)
+    laws.assert_all_close(found, torch.autograd.grad(expected, leaves, cotangent))
+
+
+@dilated
+@pytest.mark.project_convention
+@pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3)])
+def test_gradients_of_complex_images_conjugate_the_other_factor(kernel):
+    """For complex x and w, ∂/∂x and ∂/∂w are Σ w̄·ȳ' and Σ x̄·ȳ', as torch's: for w = x = i and |y|² both are 2i.
+
+    Convention: autograd's, the gradient of a real loss is the direction of steepest ascent (Wirtinger, conjugated).
+    """
+    ours = Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
+    theirs = nn.Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
+    for n, parameter in enumerate(ours.parameters()):
+        parameter.data.copy_(normal(*parameter.shape, seed=n, dtype=torch.complex128))
+    theirs.load_state_dict(ours.state_dict())
+    found, expected = [], []
+    for module, grads in ((ours, found), (theirs, expected)):
+        x = normal(2, 4, 5, 7, dtype=torch.complex128).requires_grad_()
+        loss = (module(x) * normal(1, 6, 1, 1, seed=9, dtype=torch.complex128)).abs().square().sum()
+        (d_x,) = torch.autograd.grad(loss, x, create_graph=True)
+        d_x.abs().square().sum().backward()  # second derivatives too
+        grads += [d_x, x.grad, module.weight.grad]
+    for name, a, b in zip(("x", "x, twice", "weight, twice"), found, expected):
+        laws.assert_close(torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj()), what=name)
+
+
 def assert_costs(found, expected, least=None):
-    """A formulation may compute a few places more, where a kernel would reach over the end of a row, and drop them.
+    """A formulation may compute a few more positions, where a kernel would reach over the end of a row, and drop them.
 
     With the dense kernel of dilation 2 in its place a dilated 3×3 kernel costs 2.8 times as much, and a full
     convolution in place of a separable one at least 2.7 times.
@@ -423,8 +481,8 @@ def test_context_module_sees_67_by_67():
 
 @dilated
 @pytest.mark.parametrize("channels", [1, 3])
-def test_context_module_starts_as_the_identity(channels):
-    """At its start the module gives back every non-negative map bit for bit, and the positive part of any other.
+def test_context_module_is_initialised_as_the_identity(channels):
+    """A new module returns every non-negative map bitwise unchanged, and the positive part of any other.
 
     Source: Yu & Koltun 2015, eq. 4: k^b(t, a) = 1[t = 0]·1[a = b]; the truncation max(·, 0) of §3.
     """
@@ -451,7 +509,7 @@ def test_context_module_truncates_between_its_layers_but_not_at_its_end():
 
 
 @dilated
-def test_context_module_learns_in_every_layer_from_its_start():
+def test_context_module_learns_in_every_layer_from_its_initialisation():
     """At the identity every weight and bias of the module gets gradient: the zeros are no trap.
 
     Source: Yu & Koltun 2015, §3: from the identity, backpropagation harvests the context.
@@ -512,7 +570,7 @@ def test_pointwise_half_keeps_pixels_apart():
 @separable
 @given(seed=seeds(), a=floats(-3, 3))
 def test_there_is_nothing_between_the_two_halves(seed, a):
-    """f(a·x) = a·f(x) for every a, negative ones too: no activation stands between the halves.
+    """f(a·x) = a·f(x) for every a, negative ones too: there is no activation between the halves.
 
     Source: Chollet 2016, §3.2 and fig. 10: no intermediate activation is better.
     Convention: MobileNet's batch normalization and ReLU after each half are the network's, not the layer's.
@@ -533,7 +591,7 @@ def test_cost_is_a_fraction_of_the_full_convolution(inside, outside, side):
     full = 2 * 2 * side**2 * inside * outside * 8 * 90
     expected = 2 * 2 * 8 * 90 * (side**2 * inside + inside * outside)
     assert expected * outside * side**2 == full * (side**2 + outside)  # the ratio is 1/N + 1/D_K²
-    # A kernel of one channel may be a product number by number and a sum: these are no operations that are counted.
+    # A kernel of one channel may be elementwise products and a sum: these are no operations that are counted.
     assert_costs(found, expected, least=2 * 2 * 8 * 90 * inside * outside)
 
 

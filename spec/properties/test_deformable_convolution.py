@@ -150,24 +150,24 @@ def test_pixels_outside_are_zero_one_by_one(row, column):
     """
     x = normal(1, 1, 4, 5) + 3
     offset = torch.tensor([row, column]).double().reshape(1, 2, 1, 1).expand(1, 2, 4, 5)
-    place = torch.tensor([[[row]]]).double(), torch.tensor([[[column]]]).double()
+    position = torch.tensor([[[row]]]).double(), torch.tensor([[[column]]]).double()
     y = deform_conv2d(x, offset, torch.full((1, 1, 1, 1), 2.0, dtype=torch.float64))
-    laws.assert_close(y[:, :, :1, :1], 2 * bilinear(x, *place))
+    laws.assert_close(y[:, :, :1, :1], 2 * bilinear(x, *position))
 
 
 @given(seed=seeds(), tap=st.integers(0, 5))
-def test_an_offset_moves_its_own_tap_at_its_own_place(seed, tap):
-    """∂y(p)/∂Δp_k(p') is zero for p' ≠ p: an offset per tap and place, not one per channel or image.
+def test_an_offset_moves_its_own_tap_at_its_own_position(seed, tap):
+    """∂y(p)/∂Δp_k(p') is zero for p' ≠ p: an offset per tap and position, not one per channel or image.
 
     Source: Dai et al. 2017, §2.1: 2N channels for N taps, at the resolution of the output.
     """
     x, weight = normal(1, 2, 4, 5, seed=seed), normal(1, 2, 2, 3, seed=seed + 1)
     offset = between(1, 12, 3, 3, seed=seed).double() / 10
-    place = torch.arange(9)
+    position = torch.arange(9)
     laws.depends_only_on(
         lambda o: deform_conv2d(x, torch.cat([offset[:, : 2 * tap], o, offset[:, 2 * tap + 2 :]], 1), weight),
         offset[:, 2 * tap : 2 * tap + 2],
-        place[:, None] == place.repeat(2),
+        position[:, None] == position.repeat(2),
     )
 
 
@@ -194,9 +194,9 @@ def test_groups_of_offsets_move_their_own_channels():
     x, weight = normal(1, 4, 3, 3), torch.eye(4).double()[:, :, None, None]
     own = torch.arange(4).repeat_interleave(9)[:, None] // 2 == torch.arange(2).repeat_interleave(18)
     offset, mask = between(1, 4, 3, 3).double() / 5, uniform(1, 2, 3, 3)
-    place = torch.arange(9).repeat(4)[:, None] == torch.arange(9).repeat(4)
-    laws.depends_only_on(lambda o: deform_conv2d(x, o, weight, mask=mask), offset, own & place)
-    laws.depends_only_on(lambda m: deform_conv2d(x, offset, weight, mask=m), mask, own[:, ::2] & place[:, :18])
+    position = torch.arange(9).repeat(4)[:, None] == torch.arange(9).repeat(4)
+    laws.depends_only_on(lambda o: deform_conv2d(x, o, weight, mask=mask), offset, own & position)
+    laws.depends_only_on(lambda m: deform_conv2d(x, offset, weight, mask=m), mask, own[:, ::2] & position[:, :18])
 
 
 # ---------------------------------------------------------------------------------------------- gradients
@@ -230,23 +230,23 @@ def test_offsets_far_outside_get_no_gradient():
 def test_at_a_pixel_the_gradient_looks_ahead():
     """At a whole offset, where both one-sided derivatives exist, the gradient is x(p + 1) − x(p), not zero.
 
-    Convention: ⌊·⌋ picks the pair, as in torchvision; training starts at offsets of zero.
+    Convention: ⌊·⌋ picks the pair, as in torchvision; training begins with offsets of zero.
     """
     x, offset = normal(1, 1, 4, 5), torch.zeros(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     y = deform_conv2d(x, offset, torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64))
-    (slope,) = torch.autograd.grad(y.sum(), offset)
+    (gradient,) = torch.autograd.grad(y.sum(), offset)
     below, right = nn.functional.pad(x, (0, 0, 0, 1))[:, :, 1:], nn.functional.pad(x, (0, 1))[:, :, :, 1:]
-    laws.assert_close(slope, 3 * torch.cat([below - x, right - x], dim=1))
+    laws.assert_close(gradient, 3 * torch.cat([below - x, right - x], dim=1))
 
 
 # ---------------------------------------------------------------------------------------------- the layers
 
 
 @pytest.mark.parametrize(("layer", "share"), [(DeformConv2d, 1.0), (ModulatedDeformConv2d, 0.5)])
-def test_layers_start_as_an_ordinary_convolution(layer, share):
-    """A new layer is the convolution of its weight, v2 half of it, for its masks start at sigmoid(0) = ½.
+def test_layers_are_initialised_as_an_ordinary_convolution(layer, share):
+    """A new layer is the convolution of its weight, v2 half of it, for its masks are initialised to sigmoid(0) = ½.
 
-    Source: Dai et al. 2017, §3; Zhu et al. 2018, §3.2: the added layers start at zero.
+    Source: Dai et al. 2017, §3; Zhu et al. 2018, §3.2: the added layers are initialised to zero.
     """
     how = {"stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}
     module = layer(4, 6, (3, 2), groups=2, **how).double()
@@ -267,34 +267,34 @@ def test_offsets_come_from_a_convolution_of_the_same_input(layer, seed):
     how = {"stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}
     module = moved(layer, 4, 6, (3, 2), groups=2, offset_groups=2, bias=False, **how).double()
     head, x = module.conv_offset, normal(2, 4, 6, 7, seed=seed)
-    numbers = nn.functional.conv2d(x, head.weight, head.bias, **how)
-    offset, mask = numbers[:, :24], numbers[:, 24:].sigmoid()
+    predicted = nn.functional.conv2d(x, head.weight, head.bias, **how)
+    offset, mask = predicted[:, :24], predicted[:, 24:].sigmoid()
     assert mask.shape[1] == (12 if layer is ModulatedDeformConv2d else 0)
-    places = how["stride"], how["padding"], how["dilation"]
-    expected = definition(x, offset, module.weight, None, *places, mask if mask.shape[1] else None, 2, 2)
+    geometry = how["stride"], how["padding"], how["dilation"]
+    expected = definition(x, offset, module.weight, None, *geometry, mask if mask.shape[1] else None, 2, 2)
     laws.assert_close(module(x), expected)
 
 
-@pytest.mark.parametrize(("layer", "numbers"), [(DeformConv2d, 2), (ModulatedDeformConv2d, 3)])
-def test_parameters_of_the_offsets(layer, numbers):
-    """The offsets' convolution has 2K·offset_groups output channels, v2's 3K, K = k² taps, and starts at zero.
+@pytest.mark.parametrize(("layer", "per_tap"), [(DeformConv2d, 2), (ModulatedDeformConv2d, 3)])
+def test_parameters_of_the_offsets(layer, per_tap):
+    """The offsets' convolution has 2K·offset_groups output channels, v2's 3K, K = k² taps, and is initialised to zero.
 
     Source: Dai et al. 2017, §2.1; Zhu et al. 2018, §3.2.
     """
     module = layer(4, 6, (3, 2), groups=2, offset_groups=2)
     expected = {"weight": (6, 2, 3, 2), "bias": (6,)}
-    expected |= {"conv_offset.weight": (numbers * 12, 4, 3, 2), "conv_offset.bias": (numbers * 12,)}
+    expected |= {"conv_offset.weight": (per_tap * 12, 4, 3, 2), "conv_offset.bias": (per_tap * 12,)}
     found = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     assert found == expected, f"expected {expected}, found {found}"
     for name in ("conv_offset.weight", "conv_offset.bias"):
-        assert not module.state_dict()[name].any(), f"expected {name} to start at zero"
+        assert not module.state_dict()[name].any(), f"expected {name} to be zero"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_places_are_exact_in_low_precision(dtype):
+def test_positions_are_exact_in_low_precision(dtype):
     """At row 257, which bfloat16 has not, a tap without offset still reads row 257.
 
-    Convention: places are float32 or wider, values keep their dtype.
+    Convention: positions are float32 or wider, values keep their dtype.
     """
     x = torch.randint(-8, 8, (2, 1, 2, 3000), generator=torch.Generator().manual_seed(0)).to(dtype)
     offset = torch.zeros(2, 2, 2, 3000, dtype=dtype)

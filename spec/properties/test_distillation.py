@@ -34,7 +34,7 @@ def soft(student, teacher, temperature):
     return temperature**2 * kl_divergence(p, q)
 
 
-def slope(student, *arguments, **settings):
+def gradient_of(student, *arguments, **settings):
     """∂loss/∂student."""
     student = student.detach().requires_grad_()
     return torch.autograd.grad(distillation_loss(student, *arguments, **settings), student)[0]
@@ -60,7 +60,7 @@ def test_gradient_is_the_difference_of_the_probabilities(student, teacher, tempe
     Source: Hinton, Vinyals & Dean 2015, eq. 2, times T².
     """
     q, p = ((t / temperature).softmax(-1) for t in (student, teacher))
-    laws.assert_close(slope(student, teacher, temperature=temperature), temperature * (q - p) / len(student))
+    laws.assert_close(gradient_of(student, teacher, temperature=temperature), temperature * (q - p) / len(student))
 
 
 @given(student=varied(SHAPE), teacher=varied(SHAPE), temperature=TEMPERATURES)
@@ -72,7 +72,7 @@ def test_cross_entropy_has_the_same_gradient(student, teacher, temperature):
     z = student.clone().requires_grad_()
     cross_entropy = nn.functional.cross_entropy(z / temperature, (teacher / temperature).softmax(-1))
     (expected,) = torch.autograd.grad(temperature**2 * cross_entropy, z)
-    laws.assert_close(slope(student, teacher, temperature=temperature), expected)
+    laws.assert_close(gradient_of(student, teacher, temperature=temperature), expected)
 
 
 @given(student=varied(SHAPE), shift=varied((3, 1)), temperature=TEMPERATURES)
@@ -83,10 +83,10 @@ def test_loss_is_zero_where_the_student_has_arrived(student, shift, temperature)
     """
     arrived = distillation_loss(student + shift, student, temperature=temperature)
     laws.assert_close(arrived, torch.zeros((), dtype=torch.float64))
-    laws.assert_close(slope(student + shift, student, temperature=temperature), torch.zeros_like(student))
+    laws.assert_close(gradient_of(student + shift, student, temperature=temperature), torch.zeros_like(student))
     bent = student.clone()
     bent[0, 1] += 1
-    # At T = 3 no probability of logits below 5 is under 0.007: the divergence cannot vanish beside rounding.
+    # At T = 3 no probability of logits below 5 is under 0.007: the divergence cannot vanish next to rounding.
     assert distillation_loss(bent, student, temperature=3.0) > 1e-4, "expected L > 0 for other logits"
 
 
@@ -126,7 +126,7 @@ def test_hot_distillation_matches_logits(temperature, within):
     Source: Hinton, Vinyals & Dean 2015, eq. 3-4, times T².
     """
     student, teacher = (t - t.mean(-1, keepdim=True) for t in (logits(seed=1), logits(seed=2)))
-    found, expected = slope(student, teacher, temperature=temperature), (student - teacher) / 5 / len(student)
+    found, expected = gradient_of(student, teacher, temperature=temperature), (student - teacher) / 5 / len(student)
     error = ((found - expected).abs().max() / expected.abs().max()).item()
     assert error < within, f"expected (z − v)/N within {within:g}, found {error:.2g}"
 
@@ -159,7 +159,7 @@ def test_cold_distillation_asks_for_the_teachers_class():
 
 @given(student=varied(SHAPE), teacher=varied(SHAPE), temperature=TEMPERATURES, scale=floats(0.2, 5))
 def test_temperature_is_the_unit_of_logits(student, teacher, temperature, scale):
-    """L(c·z, c·v; c·T) = c² L(z, v; T): only T² beside the divergence knows the unit.
+    """L(c·z, c·v; c·T) = c² L(z, v; T): only the factor T² of the divergence knows the unit.
 
     Source: Hinton, Vinyals & Dean 2015, eq. 1 and §2: gradients scale as 1/T², hence T².
     """
@@ -175,7 +175,7 @@ def test_gradients_keep_their_size_over_temperatures():
     Source: Hinton, Vinyals & Dean 2015, §2: "it is important to multiply them by T² when using both".
     """
     student, teacher = logits(seed=1), logits(seed=2)
-    warm, hot = (slope(student, teacher, temperature=t).norm().item() for t in (10.0, 100.0))
+    warm, hot = (gradient_of(student, teacher, temperature=t).norm().item() for t in (10.0, 100.0))
     assert 0.8 < hot / warm < 1.25, f"expected gradients of one size, found a ratio of {hot / warm:.3f}"
 
 
@@ -286,8 +286,8 @@ def test_one_sample_needs_no_batch_dimension():
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_the_mean_is_over_one_number_a_sample(labelled):
-    """reduction="none" gives (B, T) numbers, each of its own logits alone; "mean" is their mean.
+def test_the_mean_is_over_one_value_a_sample(labelled):
+    """reduction="none" gives (B, T) values, each of its own logits alone; "mean" is their mean.
 
     Source: Hinton, Vinyals & Dean 2015, eq. 2, case by case.  Convention: names as torch.nn.CrossEntropyLoss.
     """
@@ -305,7 +305,7 @@ def test_the_mean_is_over_one_number_a_sample(labelled):
     laws.depends_only_on(lambda z: distillation_loss(z, teacher, target, reduction="none"), student, allowed)
 
 
-# ---------------------------------------------------------------------------------------------- gradients and numbers
+# ---------------------------------------------------------------------------------------------- gradients and precision
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -372,7 +372,7 @@ def test_sure_teachers_and_sure_students_are_finite(seed):
     laws.assert_close(gradient, expected.detach() / 3)
 
 
-def test_small_numbers_of_many_classes():
+def test_small_probabilities_of_many_classes():
     """Over 50 000 classes in float32 the loss is that of float64 within 1e-4, at T = 1 and T = 20.
 
     Measured: 4e-6 and 3e-6 relative (4 seeds: up to 2e-5).

@@ -1,4 +1,4 @@
-"""The table of symbols' vectors.  Bengio et al. 2003 (JMLR 3), §2."""
+"""The table of tokens' vectors.  Bengio et al. 2003 (JMLR 3), §2."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.item("positional-embedding")
 
 @given(text=tokens(vocabulary=7), seed=seeds())
 def test_looking_up_is_a_product_with_a_one_hot_vector(text, seed):
-    """y_t = E[x_t] = onehot(x_t) E; the gradient of a row sums over the places where its symbol stands.
+    """y_t = E[x_t] = onehot(x_t) E; the gradient of a row sums over the positions of its token.
 
     Source: Bengio et al. 2003, §2: C(i) is row i of the matrix C.
     """
@@ -26,20 +26,20 @@ def test_looking_up_is_a_product_with_a_one_hot_vector(text, seed):
     laws.assert_close(grad, torch.einsum("btv,btd->vd", one_hot, cotangent))
 
 
-def test_any_shape_of_symbols_is_looked_up():
+def test_token_ids_of_any_shape_are_looked_up():
     """Symbols of shape (), (3,) or (2, 3, 4) give vectors of that shape; int32 will do.
 
     Convention: torch.nn.Embedding.
     """
     module = Embedding(7, 5)
-    symbols = torch.arange(24).remainder(7).reshape(2, 3, 4)
-    laws.assert_same(module(symbols)[1, 2], module(symbols[1, 2]))
-    laws.assert_same(module(symbols)[1, 2, 3], module(symbols[1, 2, 3]))
-    laws.assert_same(module(symbols.int()), module(symbols))
+    ids = torch.arange(24).remainder(7).reshape(2, 3, 4)
+    laws.assert_same(module(ids)[1, 2], module(ids[1, 2]))
+    laws.assert_same(module(ids)[1, 2, 3], module(ids[1, 2, 3]))
+    laws.assert_same(module(ids.int()), module(ids))
 
 
-def test_the_padding_symbol_is_zero_and_stays_so():
-    """The row of padding_idx starts at 0 and gets no gradient, others in the text do; without it no row is special.
+def test_the_padding_vector_is_zero_and_stays_so():
+    """The row of padding_idx is initialised to 0 and gets no gradient, other rows do; without it no row is special.
 
     Convention: torch.nn.Embedding.
     """
@@ -58,20 +58,20 @@ def test_the_padding_symbol_is_zero_and_stays_so():
     assert not first.weight[0].any() and not torch.autograd.grad(first(text * 0).sum(), first.weight)[0].any()
 
 
-def test_numbers_outside_of_the_table_are_no_symbols():
-    """A negative number or one of num_embeddings raises IndexError: −1 is not the last symbol.
+def test_ids_outside_of_the_table_raise():
+    """A negative id or num_embeddings itself raises IndexError: −1 is not the last row.
 
     Convention: torch.nn.Embedding; an index in brackets would count from the end.
     """
     module = Embedding(7, 5)
     assert module(torch.tensor([0, 6])).shape == (2, 5)
-    for symbol in (-1, 7):
+    for token in (-1, 7):
         with pytest.raises(IndexError):
-            module(torch.tensor([0, symbol]))
+            module(torch.tensor([0, token]))
 
 
-def test_vectors_start_standard_normal():
-    """Every number starts as N(0, 1): 30,000 of them, mean ±0.023 and deviation ±0.016 at 4 σ.
+def test_vectors_are_initialised_standard_normal():
+    """Elements are initialised as N(0, 1): of 30,000, mean within ±0.023 and standard deviation within 1 ± 0.02.
 
     Convention: torch.nn.Embedding.
     """

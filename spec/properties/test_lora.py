@@ -195,7 +195,7 @@ def test_second_derivatives_are_right(kind):
 
 
 def small_input(kind):
-    """A table has no gradient where it is padded, although its value changes: symbols without padding."""
+    """A table has no gradient where it is padded, although its value changes: tokens without padding."""
     if kind == "embedding":
         return (torch.tensor([[0, 5], [3, 3]]),)
     return (random(2, 6) if kind == "linear" else random(1, 4, 1, 2),)
@@ -213,7 +213,7 @@ def test_the_adapter_sees_what_the_kernel_sees():
 
 
 def test_padding_gets_no_gradient():
-    """The padded symbol's column of A and row of the table get no gradient; its change still counts in the output.
+    """The padding token's column of A and row of the table get no gradient; its change still counts in the output.
 
     Source: Hu et al. 2021, eq. 3.  Convention: padding_idx as in torch.nn.Embedding.
     """
@@ -223,11 +223,11 @@ def test_padding_gets_no_gradient():
         assert (grad[2] == 0).all() and (grad[[0, 1, 3, 4, 5, 6]] != 0).any(1).all(), f"found {grad}"
 
 
-# ---------------------------------------------------------------------------------------------- the start
+# ---------------------------------------------------------------------------------------------- initialisation
 
 
-def test_it_starts_as_the_base_layer():
-    """Before training the adapted layer gives the base layer's bits, whatever A is, because B is zero.
+def test_a_new_adapter_computes_as_the_base_layer():
+    """Before training the adapted layer's output is bitwise the base layer's, whatever A is, because B is zero.
 
     Source: Hu et al. 2021, §4.1: "ΔW = BA is zero at the beginning of training".
     Convention: eighths, whose sums are exact in every order.
@@ -251,9 +251,9 @@ def test_it_starts_as_the_base_layer():
 
 @EACH
 def test_only_one_factor_learns_at_first(kind):
-    """At the start ∂L/∂A = 0 and ∂L/∂B ≠ 0, as B = 0 and A ≠ 0; of a table the other way round. W₀ and b get none.
+    """Initially ∂L/∂A = 0 and ∂L/∂B ≠ 0, as B = 0 and A ≠ 0; of a table the other way round. W₀ and b get none.
 
-    Source: Hu et al. 2021, §4.1.  Convention: A of a table starts at zero and B normal, as in loralib and peft.
+    Source: Hu et al. 2021, §4.1.  Convention: A of a table is initialised to zero and B normal, as in loralib and peft.
     """
     laws.reseed(0)
     layer = layer_of(kind)
@@ -269,7 +269,7 @@ def test_a_new_factor_has_the_variance_of_a_linear_layer():
     """A is uniform in ±1/√k, of variance 1/(3k), whatever r is (k counts a kernel's taps); a table's B is normal.
 
     Source: Hu et al. 2021, §4.1: "random Gaussian initialization for A".
-    Convention: loralib and peft draw A uniformly as torch.nn.Linear draws its weight. 4096 numbers and more each: a
+    Convention: loralib and peft draw A uniformly as torch.nn.Linear draws its weight. 4096 elements and more each: a
     standard deviation within 5 % has a false alarm below 1e-5.
     """
     laws.reseed(0)
@@ -283,8 +283,8 @@ def test_a_new_factor_has_the_variance_of_a_linear_layer():
 
 
 @EACH
-def test_it_can_start_again(kind):
-    """`reset_lora_parameters` brings ΔW = 0 back and draws anew; the base stays.
+def test_an_adapter_can_be_reset(kind):
+    """`reset_lora_parameters` makes ΔW = 0 again, from a new random sample; the base is unchanged.
 
     Source: Hu et al. 2021, §4.1.
     """
@@ -353,8 +353,8 @@ def test_merged_and_apart_are_one_function(kind):
     for into in (apart, merged):
         leaf = x if kind == "embedding" else x.clone().requires_grad_()
         y = layer(leaf)
-        slope = torch.zeros(1) if kind == "embedding" else torch.autograd.grad(y.square().sum(), leaf)[0]
-        into += [y.detach(), slope]
+        gradient = torch.zeros(1) if kind == "embedding" else torch.autograd.grad(y.square().sum(), leaf)[0]
+        into += [y.detach(), gradient]
         assert layer.merged is (into is merged)
         layer.merge()
     laws.assert_all_close(merged, apart)
@@ -362,8 +362,8 @@ def test_merged_and_apart_are_one_function(kind):
 
 
 @EACH
-def test_unmerging_restores_every_bit(kind):
-    """After any number of merges, in float32 and bfloat16 too, `unmerge` leaves W₀, A and B with the bits they had.
+def test_unmerging_is_bitwise_exact(kind):
+    """After any number of merges, in float32 and bfloat16 too, `unmerge` leaves W₀, A and B bitwise unchanged.
 
     Source: Hu et al. 2021, §4.1: "we can recover W₀ by subtracting BA".
     Convention: exact, where subtraction would leave a rounding error each time.
@@ -435,7 +435,7 @@ def test_modes_and_merging():
 def test_a_state_does_not_tell_whether_it_was_merged(kind):
     """A merged layer saves W₀, A and B; what it loads while it is merged counts at once.
 
-    Convention: a saved merged weight beside A and B would be changed twice where it is loaded.
+    Convention: a merged weight saved with A and B would be changed twice when it is loaded.
     """
     layer, other, x = layer_of(kind).eval(), layer_of(kind, seed=7).eval(), input_of(kind)
     before = state_of(layer)
@@ -469,15 +469,15 @@ def test_an_adapter_costs_its_two_factors(d_in, d_out, r, tokens):
 
 @pytest.mark.parametrize("width", [90, 140])
 def test_a_convolutions_adapter_costs_its_two_factors(width):
-    """Apart: 2·r·(C·k² + O) operations a place more than the base's 2·O·C·k²; merged: none more.
+    """Apart: 2·r·(C·k² + O) operations a position more than the base's 2·O·C·k²; merged: none more.
 
-    Up to 3 % more is right, too: a formulation may compute places over the ends of the rows and drop them. With a full
-    update in place of two factors it would be 50 % more.
+    Up to 3 % more is right, too: a formulation may compute positions over the ends of the rows and drop them. With a
+    full update in place of two factors it would be 50 % more.
 
     Source: Hu et al. 2021, §4.1.
     """
-    layer, x, places = LoRAConv2d(5, 7, 3, r=2), torch.rand(2, 5, 6, width), 2 * 4 * (width - 2)
-    base, added = 2 * places * 7 * 5 * 9, 2 * places * 2 * (5 * 9 + 7)
+    layer, x, positions = LoRAConv2d(5, 7, 3, r=2), torch.rand(2, 5, 6, width), 2 * 4 * (width - 2)
+    base, added = 2 * positions * 7 * 5 * 9, 2 * positions * 2 * (5 * 9 + 7)
     apart = cost.flops(layer, x)
     assert base + added <= apart <= 1.03 * (base + added), f"expected {base + added}, found {apart}"
     layer.eval().merge()
@@ -486,7 +486,7 @@ def test_a_convolutions_adapter_costs_its_two_factors(width):
 
 
 def test_training_moves_the_factors_and_nothing_else():
-    """Adam with weight decay over all parameters keeps state for r·(d + k) numbers a layer and leaves the base's bits.
+    """Adam with weight decay on all parameters has a state of r·(d + k) elements a layer and leaves the base unchanged.
 
     Source: Hu et al. 2021, §4.2: "we do not need to store the optimizer states for the frozen parameters".
     """
@@ -585,14 +585,14 @@ def test_weights_are_used_and_not_copied():
     inject_lora(model, ["1"], r=2)
     drawn = torch.rand(3)
     laws.reseed(5)
-    nn.Linear(6, 2, bias=False)  # A's draw, and B is zero
+    nn.Linear(6, 2, bias=False)  # A is random, and B is zero
     laws.assert_same(torch.rand(3), drawn)
     assert all(a is b for a, b in zip(handed, (model[1].weight, model[1].bias, model[4].weight)))
 
 
 def test_shared_layers_and_weights_stay_shared():
-    """One layer in two places becomes one adapter; a table and a head that share a weight still do, and merging the
-    head changes no symbol's vector.
+    """One layer used twice becomes one adapter; a table and a head that share a weight still do, and merging the
+    head changes no token's vector.
 
     Source: Hu et al. 2021, §4.1.  Convention: merging keeps the sum apart from W₀.
     """
@@ -613,7 +613,7 @@ def test_shared_layers_and_weights_stay_shared():
 
 
 def test_settings_of_the_layer_are_kept():
-    """Stride, padding, dilation, groups, padding mode, a missing bias and padding symbols are those of the base layer.
+    """Stride, padding, dilation, groups, padding mode, bias and the padding token are those of the base layer.
 
     Source: Hu et al. 2021, §4.1.
     """
@@ -640,7 +640,7 @@ def test_settings_of_the_layer_are_kept():
 
 
 def test_adapters_act_inside_of_torchs_transformer():
-    """In evaluation torch.nn.TransformerEncoderLayer reads its layers' weights by itself; with adapters it calls them.
+    """In evaluation torch.nn.TransformerEncoderLayer uses its layers' weights directly; with adapters it calls them.
 
     Source: Hu et al. 2021, §4.2.  Convention: torch's fast path is taken only where no part has a hook.
     """
@@ -661,7 +661,7 @@ def test_adapters_act_inside_of_torchs_transformer():
 def test_adapters_act_on_padded_texts_in_torchs_encoder():
     """torch.nn.TransformerEncoder packs padded texts for its fast path; with adapters inside it takes them as they are.
 
-    Source: Hu et al. 2021, §4.2.  Convention: what stands at padding is nobody's.
+    Source: Hu et al. 2021, §4.2.  Convention: outputs at padding are undefined.
     """
     laws.reseed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -739,7 +739,7 @@ def test_an_adapter_that_does_not_fit_is_refused():
     ("bias", "also"), [("none", set()), ("lora_only", {"1.bias"}), ("all", {"1.bias", "2.bias", "4.bias"})]
 )
 def test_biases_may_be_trained_as_well(bias, also):
-    """Biases of no, of the adapted, or of all layers are trained, saved and loaded beside A and B.
+    """Biases of no, of the adapted, or of all layers are trained, saved and loaded with A and B.
 
     Source: Hu et al. 2021, §4.2: "we leave the empirical investigation of … biases".  Convention: loralib's names.
     """
@@ -779,9 +779,9 @@ def test_an_adapted_model_becomes_a_plain_one(merged):
     for name, value in state_of(model).items():
         laws.assert_same(value, before[name], what=name)
     bare = layer_of("linear")
-    twin = nn.Linear(6, 5).double()
-    twin.load_state_dict(merged_state_dict(bare))
-    laws.assert_close(twin(input_of("linear")).detach(), bare(input_of("linear")).detach())
+    plain = nn.Linear(6, 5).double()
+    plain.load_state_dict(merged_state_dict(bare))
+    laws.assert_close(plain(input_of("linear")).detach(), bare(input_of("linear")).detach())
 
 
 def test_models_are_merged_as_a_whole():

@@ -28,7 +28,7 @@ def geometries(draw):
 
 @given(seed=seeds(), geometry=geometries(), dilation=pairs)
 def test_max_pool_takes_the_largest_of_each_window(seed, geometry, dilation):
-    """y[p] = max_t x[s·p + l·t − padding] over the taps inside of the image; its gradient goes to that number.
+    """y[p] = max_t x[s·p + l·t − padding] over the taps inside of the image; its gradient goes to that element.
 
     Source: Boureau, Ponce & LeCun 2010, §1.  Convention: margins are −∞ and never win, as in torch.nn.MaxPool2d.
     """
@@ -36,16 +36,16 @@ def test_max_pool_takes_the_largest_of_each_window(seed, geometry, dilation):
     laws.gradients_match(MaxPool2d(*geometry, dilation), lambda t: nn.functional.max_pool2d(t, *geometry, dilation), x)
 
 
-def test_the_first_of_equal_numbers_gets_the_gradient():
-    """Of numbers that tie for the maximum, the first in reading order gets all of the gradient.
+def test_the_first_of_equal_elements_gets_the_gradient():
+    """Of elements that tie for the maximum, the first in reading order gets all of the gradient.
 
     Convention: torch.nn.MaxPool2d; after a ReLU zeros tie all the time.
     """
     x = torch.tensor([[[[0.0, 2.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0]]]], dtype=torch.float64, requires_grad=True)
     y = MaxPool2d(2)(x)
-    (slope,) = torch.autograd.grad(y, x, torch.tensor([[[[3.0, 5.0]]]], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(y, x, torch.tensor([[[[3.0, 5.0]]]], dtype=torch.float64))
     expected = torch.tensor([[[[0.0, 3.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64)
-    laws.assert_close(slope, expected)
+    laws.assert_close(gradient, expected)
 
 
 @given(seed=seeds(), geometry=geometries(), margins_count=st.booleans())
@@ -92,6 +92,43 @@ def test_one_bin_is_the_global_average():
     """
     x = normal(2, 3, 5, 7)
     laws.assert_close(AdaptiveAvgPool2d(1)(x), x.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bins", [1, (2, 3), 4])
+def test_adaptive_means_of_half_precision_are_rounded_once(dtype, bins):
+    """In bfloat16 and float16 a bin is the mean of its elements, rounded to that dtype: bins of 1000s are 1000.
+
+    A weight 1/7 or 1/49 rounded to bfloat16 makes each mean 0.4 % too small; a sum of 16-bit elements is coarser still.
+
+    Source: the definition of the mean.  Convention: torch.nn.AdaptiveAvgPool2d accumulates in float32.
+    """
+    x = (normal(2, 3, 7, 7) + 3).to(dtype)
+    pool = AdaptiveAvgPool2d(bins)
+    laws.assert_same(pool(torch.full_like(x, 1000)), torch.full_like(pool(x), 1000))
+    exact = nn.functional.adaptive_avg_pool2d(x.double(), bins)
+    unit = torch.finfo(dtype).eps / 2
+    error = ((pool(x).double() - exact) / exact).abs().max().item()
+    assert error <= 1.001 * unit, f"expected one rounding, an error of at most {unit:g}, found {error:g}"
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("bins", [(3, 2), (2, 3)])
+def test_an_infinite_pixel_stays_in_its_bins(value, bins):
+    """One infinity or NaN changes the bins that hold its pixel and no other, also where neighbouring bins overlap.
+
+    Source: Lin, Chen & Yan 2013, §3.2: a mean of the pixels of a bin has no part of the others.
+    """
+    x = normal(1, 2, 5, 5)
+    pool = AdaptiveAvgPool2d(bins)
+    expected = pool(x)
+    (weights,) = torch.autograd.functional.jacobian(pool, (x,))
+    touched = weights[:, :, :, :, 0, 1, 2, 3] != 0
+    x[0, 1, 2, 3] = value
+    expected = torch.where(touched, value, expected)
+    found = pool(x)
+    assert touched.any() and not touched.all(), "the case is empty"
+    laws.assert_close(found, expected)
 
 
 @given(seed=seeds())

@@ -34,7 +34,7 @@ def counts(masks):
 
 
 def by_sorting(weights, amount, masks, scope):
-    """The masks by another route: sort the pairs (magnitude, place) of what is left, and drop the first ones."""
+    """The masks by another route: sort the pairs (magnitude, index) of what is left, and drop the first ones."""
     found = {name: m.clone() for name, m in masks.items()}
     for names in [[name] for name in weights] if scope == "layer" else [list(weights)]:
         ranked = sorted(
@@ -81,12 +81,12 @@ OPTIMIZERS = pytest.mark.parametrize("optimizer", [sgd, adam, adamw])
 
 def with_zeros(ticket):
     """A copy of the bare network with 0 written where the masks say so."""
-    twin = copy.deepcopy(ticket.model)
+    reference = copy.deepcopy(ticket.model)
     with torch.no_grad():
-        for name, parameter in twin.named_parameters():
+        for name, parameter in reference.named_parameters():
             if name in ticket.masks:
                 parameter[~ticket.masks[name]] = 0.0
-    return twin
+    return reference
 
 
 def state_of(net):
@@ -184,7 +184,7 @@ def test_zeros_of_earlier_rounds_do_not_count():
 
 @given(seed=seeds(), amount=floats(0, 1))
 def test_global_ranks_all_layers_as_one(seed, amount):
-    """Scope "global" drops the smallest of all weights that are left, wherever they stand.
+    """Scope "global" drops the smallest of all weights that are left, whichever layer they are in.
 
     Source: Frankle & Carbin 2018, §4: "prune deeper networks globally, removing the lowest-magnitude weights
     collectively across all layers".
@@ -268,7 +268,7 @@ def test_nothing_to_rank():
 
 
 def test_a_new_ticket_is_its_network():
-    """Before the first round every mask keeps all: the same bits as the network, a density of 1.
+    """Before the first round every mask keeps all: bitwise the outputs of the network, a density of 1.
 
     Source: Frankle & Carbin 2018, §1, step 1: f(x; θ₀).
     """
@@ -311,10 +311,10 @@ def test_gradients_go_to_the_weights_left():
     Source: Frankle & Carbin 2018, §1, by the chain rule.
     """
     ticket, x, cotangent = pruned(network(), 0.4), random(5, 6), random(5, 4, seed=1)
-    twin = with_zeros(ticket)
-    names = [name for name, _ in twin.named_parameters()]
+    reference = with_zeros(ticket)
+    names = [name for name, _ in reference.named_parameters()]
     found = torch.autograd.grad(ticket(x), ticket.parameters(), cotangent)
-    expected = torch.autograd.grad(twin(x), twin.parameters(), cotangent)
+    expected = torch.autograd.grad(reference(x), reference.parameters(), cotangent)
     assert names == [n.removeprefix("model.") for n, _ in ticket.named_parameters()]
     for name, a, b in zip(names, found, expected, strict=True):
         laws.assert_close(a, b * ticket.masks[name] if name in ticket.masks else b, what=name)
@@ -425,7 +425,7 @@ def test_rewinding_is_exact(optimizer):
 
 
 def test_a_rewound_ticket_trains_as_a_fresh_one():
-    """From there on it is the training of f(x; m ⊙ θ₀): the same bits as a new network under the same masks.
+    """From there on it is the training of f(x; m ⊙ θ₀): bitwise equal to that of a new network under the same masks.
 
     Source: Frankle & Carbin 2018, §1: "train f(x; m ⊙ θ₀)" in isolation.
     """

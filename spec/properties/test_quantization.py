@@ -49,7 +49,7 @@ def observed(*batches, observer=MinMaxObserver, **options):
 
 
 def nearest(x, grid):
-    """The point of the grid that stands for x."""
+    """The point of the grid that represents x."""
     return dequantize(quantize(x, *grid), grid.scale, grid.zero_point, grid.axis)
 
 
@@ -99,7 +99,7 @@ def test_the_symmetric_grid_leaves_out_the_lowest_integer(bits):
 
 @given(x=varied((40,)), bits=st.integers(2, 10), symmetric=st.booleans())
 def test_the_error_is_at_most_half_a_step(x, bits, symmetric):
-    """|x − S(q − Z)| <= S/2 for every number that the observer saw, and some error exceeds S/4.
+    """|x − S(q − Z)| <= S/2 for every value that the observer saw, and some error exceeds S/4.
 
     Source: Jacob et al. 2017, eq. 12: ⌊·⌉ rounds to nearest.
     """
@@ -110,7 +110,7 @@ def test_the_error_is_at_most_half_a_step(x, bits, symmetric):
 
 
 @given(x=varied((30,)), low=floats(-2, -0.5), high=floats(0.5, 2), bits=st.integers(2, 8))
-def test_numbers_outside_saturate(x, low, high, bits):
+def test_values_outside_saturate(x, low, high, bits):
     """Beyond the range q is q_min or q_max: it does not wrap.
 
     Source: Jacob et al. 2017, eq. 12: clamp(r; a, b).
@@ -147,7 +147,7 @@ def test_symmetric_grids_are_odd(x, bits):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_halves_round_to_even_before_the_zero_point_joins(dtype):
-    """At S = 1 and Z = 3 the numbers ½, 1½, 2½, −½, −1½ become 3 + (0, 2, 2, 0, −2).
+    """At S = 1 and Z = 3 the values ½, 1½, 2½, −½, −1½ become 3 + (0, 2, 2, 0, −2).
 
     Source: Jacob et al. 2017, eq. 12.  Convention: torch's and ONNX's; half up would give 1, 2, 3, 0, −1, and rounding
     x + Z would give 1, 1, 3, −1, −1.
@@ -257,7 +257,7 @@ def test_only_zeros_seen_is_no_division_by_zero(symmetric):
 
 
 def test_bfloat16_is_quantized_at_full_precision():
-    """A bfloat16 number gets the integer of its float32 copy: dividing by S in 8 bits of mantissa would miss.
+    """A bfloat16 value gets the integer of its float32 copy: dividing by S in 8 bits of mantissa would miss.
 
     Source: Jacob et al. 2017, eq. 1, evaluated in the type of S.
     """
@@ -279,7 +279,7 @@ def test_signal_to_noise_grows_six_decibels_a_bit():
         noise = nearest(x, observed(x, bits=bits, symmetric=True)) - x
         found.append(10 * math.log10(x.square().mean() / noise.square().mean()))
     expected = torch.tensor([18.2, 31.1, 43.3, 55.4])
-    laws.assert_close(torch.tensor(found), expected, rtol=0, atol=0.3, because="40,000 draws; the story is 6 dB")
+    laws.assert_close(torch.tensor(found), expected, rtol=0, atol=0.3, because="40,000 samples; the claim is 6 dB")
 
 
 # ---------------------------------------------------------------------------------------------- observers
@@ -290,7 +290,7 @@ def of_ranges(function):
 
 
 def ends(batches, options):
-    """(batches, channels) smallest and largest numbers."""
+    """(batches, channels) smallest and largest elements."""
     flat = [b.movedim(1, 0).flatten(1) if options else b.reshape(1, -1) for b in batches]
     return torch.stack([b.amin(1) for b in flat]), torch.stack([b.amax(1) for b in flat])
 
@@ -382,7 +382,7 @@ def test_old_counts_survive_a_wider_batch():
 
 
 def test_the_percentile_is_counted_at_both_ends():
-    """Of 1000 evenly spread numbers in ±1 the default, 99.9 %, leaves out one at each end, and 90 % a hundred.
+    """Of 1000 evenly spread values in ±1 the default, 99.9 %, leaves out one at each end, and 90 % a hundred.
 
     Source: Wu et al. 2020, arXiv:2004.09602, section 3.1.
     """
@@ -529,7 +529,7 @@ def layer(seed=0, bias=True, d_in=7, d_out=5):
 
 
 def quantized(linear, x, bits=8, per_channel=True):
-    """The integer twin, with ranges from x."""
+    """The layer in integers, with ranges from x."""
     with torch.no_grad():
         weight = weight_grid(linear.weight, bits, per_channel)
         return QuantizedLinear.from_float(linear, weight, observed(x), observed(linear(x)))
@@ -542,13 +542,13 @@ def test_the_integer_layer_computes_on_its_grids(seed, bias, per_channel, bits):
     Source: Jacob et al. 2017, eq. 4; sections 2.3 and 2.4: biases as int32 with S = S₁S₂ and Z = 0.
     """
     linear, x = layer(seed, bias), normal(2, 3, 7, seed=seed) + 0.5
-    twin = quantized(linear, x, bits, per_channel)
+    integer = quantized(linear, x, bits, per_channel)
     real = nearest(x, observed(x)) @ nearest(linear.weight.detach(), weight_grid(linear.weight, bits, per_channel)).T
     real = real if linear.bias is None else real + linear.bias.detach()
     grid = observed(linear(x).detach())
-    bias_step = 0 if linear.bias is None else (twin.input_scale * twin.weight_scale / grid.scale).max()
+    bias_step = 0 if linear.bias is None else (integer.input_scale * integer.weight_scale / grid.scale).max()
     expected = real.clamp(*((torch.tensor([0.0, 255.0], dtype=torch.float64) - grid.zero_point) * grid.scale))
-    gap = ((twin(x) - expected) / grid.scale).abs()
+    gap = ((integer(x) - expected) / grid.scale).abs()
     bound = 0.5 + bias_step / 2 + 1e-6
     assert gap.max() <= bound, f"expected at most {bound:.3f} units of the output, found {gap.max():.3f}"
 
@@ -560,13 +560,13 @@ def test_inference_has_no_floating_point_operation(bias):
     Source: Jacob et al. 2017, title and section 2: integer-arithmetic-only inference.
     """
     linear, x = layer(bias=bias), normal(3, 7)
-    twin = quantized(linear, x)
+    integer = quantized(linear, x)
     q = quantize(x, *observed(x))
     with _FloatWatch() as watch:
-        found = twin.integer_forward(q)
+        found = integer.integer_forward(q)
     assert found.dtype == torch.uint8 and found.shape == (3, 5)
     assert not watch.found, f"expected integers only, found floating-point numbers in {watch.found}"
-    laws.assert_close(dequantize(found, twin.output_scale, twin.output_zero_point), twin(x))
+    laws.assert_close(dequantize(found, integer.output_scale, integer.output_zero_point), integer(x))
 
 
 class _FloatWatch(TorchDispatchMode):
@@ -592,10 +592,10 @@ def test_outputs_outside_the_range_saturate():
     linear.weight.data.abs_()
     linear.bias.data.abs_()
     x = normal(30, 7)
-    twin = quantized(linear, x)
+    integer = quantized(linear, x)
     q = quantize(torch.full((1, 7), 9.0).double(), *observed(9 * x))
-    laws.assert_same(twin.integer_forward(255 * torch.ones_like(q)), whole(*[255] * 5, dtype=torch.uint8)[None])
-    laws.assert_same(twin.integer_forward(0 * q), torch.zeros_like(q[:, :5]))
+    laws.assert_same(integer.integer_forward(255 * torch.ones_like(q)), whole(*[255] * 5, dtype=torch.uint8)[None])
+    laws.assert_same(integer.integer_forward(0 * q), torch.zeros_like(q[:, :5]))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-7])
@@ -609,9 +609,9 @@ def test_a_dead_output_keeps_its_bias(weight):
     with torch.no_grad():
         linear.weight[1] = weight
         linear.bias[1] = 30.0
-    twin = quantized(linear, x)
+    integer = quantized(linear, x)
     laws.assert_close(
-        twin(x), linear(x).detach(), rtol=0, atol=twin.output_scale.item() * 2, because="two steps of the output"
+        integer(x), linear(x).detach(), rtol=0, atol=integer.output_scale.item() * 2, because="two steps of the output"
     )
 
 
@@ -621,17 +621,17 @@ def test_the_layer_stores_what_integers_need():
     Source: Jacob et al. 2017, eq. 5, sections 2.2 and 2.4.
     """
     linear, x = layer(d_in=70), normal(9, 70)
-    twin = quantized(linear, x)
+    integer = quantized(linear, x)
     weight, step = weight_grid(linear.weight), observed(x).scale
-    laws.assert_same(twin.weight, quantize(linear.weight.detach(), *weight))
-    assert twin.weight.dtype == torch.int8 and twin.bias.dtype == torch.int32
-    laws.assert_same(twin.bias, (linear.bias / (step * weight.scale)).round().int())
+    laws.assert_same(integer.weight, quantize(linear.weight.detach(), *weight))
+    assert integer.weight.dtype == torch.int8 and integer.bias.dtype == torch.int32
+    laws.assert_same(integer.bias, (linear.bias / (step * weight.scale)).round().int())
     factor = step * weight.scale / observed(linear(x).detach()).scale
     laws.assert_close(
-        twin.multiplier.double() * 2.0 ** -(31 + twin.shift.double()), factor, rtol=1e-9, because="31 bits of M₀"
+        integer.multiplier.double() * 2.0 ** -(31 + integer.shift.double()), factor, rtol=1e-9, because="31 bits of M₀"
     )
-    assert twin.weight.nbytes * 4 == linear.float().weight.nbytes
-    assert not list(twin.parameters())
+    assert integer.weight.nbytes * 4 == linear.float().weight.nbytes
+    assert not list(integer.parameters())
 
 
 def test_integer_sums_have_room():
@@ -651,12 +651,12 @@ def test_an_empty_layer_takes_a_state_dict(bias):
     Source: the contract of torch.nn.Module.
     """
     linear, x = layer(bias=bias), normal(3, 7)
-    twin, new = quantized(linear, x), QuantizedLinear(7, 5, bias=bias).double()
+    integer, new = quantized(linear, x), QuantizedLinear(7, 5, bias=bias).double()
     laws.assert_same(new(x), torch.zeros(3, 5).double())
     assert repr(new) == f"QuantizedLinear(in_features=7, out_features=5, bias={bias})"
-    new.load_state_dict(twin.state_dict())
-    laws.assert_same(new(x), twin(x))
-    laws.assert_same(new.integer_forward(quantize(x, *observed(x))), twin.integer_forward(quantize(x, *observed(x))))
+    new.load_state_dict(integer.state_dict())
+    laws.assert_same(new(x), integer(x))
+    laws.assert_same(new.integer_forward(quantize(x, *observed(x))), integer.integer_forward(quantize(x, *observed(x))))
 
 
 def test_the_inputs_dtype_is_kept():
@@ -665,9 +665,9 @@ def test_the_inputs_dtype_is_kept():
     Source: the contract of torch.nn modules.  Convention: scales are at least float32.
     """
     linear, x = layer().float(), normal(3, 7, dtype=torch.float32).bfloat16()
-    twin, low = quantized(linear, x.float()), quantize_model(linear.bfloat16(), [x])
-    assert twin(x).dtype == torch.bfloat16
-    laws.assert_same(twin(x), twin(x.float()).bfloat16())
+    integer, low = quantized(linear, x.float()), quantize_model(linear.bfloat16(), [x])
+    assert integer(x).dtype == torch.bfloat16
+    laws.assert_same(integer(x), integer(x.float()).bfloat16())
     assert {b.dtype for b in low.buffers()} == {torch.float32, torch.int32, torch.int8}
 
 
@@ -715,7 +715,7 @@ def network(seed=0):
 
 @given(seed=seeds(), bits=st.integers(4, 8))
 def test_a_model_is_quantized_layer_by_layer(seed, bits):
-    """Every linear layer becomes its integer twin with grids of what it saw; the original stays as it was.
+    """Every linear layer becomes an integer layer with the grids of what it saw; the original is unchanged.
 
     Source: Krishnamoorthi 2018, arXiv:1806.08342, section 3.1: weights, then calibration of activations.
     """
@@ -752,7 +752,7 @@ def test_eight_bits_and_channels_are_the_default():
 
 
 def test_a_shared_layer_stays_shared():
-    """A layer that stands in two places is one integer layer in both, with the range of both; a lone layer works too.
+    """A layer that is used twice is one integer layer in both places, with the range of both; a lone layer works too.
 
     Source: Krishnamoorthi 2018, section 3.1: ranges of all activations that a layer sees.
     """

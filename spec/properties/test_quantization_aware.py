@@ -42,7 +42,7 @@ def whole(*values):
 
 @given(x=varied((3, 4, 5)), step=floats(0.01, 1), zero_point=st.integers(-3, 20), bits=st.integers(2, 8))
 def test_fake_quantization_is_quantization_and_back(x, step, zero_point, bits):
-    """x̂ = S (q − Z) with q the integers of inference, bit for bit: training sees what will run.
+    """x̂ = S (q − Z) with q bitwise the integers of inference: training sees what will run.
 
     Source: Jacob et al. 2017, section 3: simulated quantization.
     """
@@ -68,7 +68,7 @@ def test_the_gradient_is_one_inside_and_zero_outside():
 
 
 @given(x=varied((2, 3, 4)), seed=seeds())
-def test_gradients_are_the_librarys(x, seed):
+def test_gradients_agree_with_torch(x, seed):
     """Output and gradient are those of torch.fake_quantize_per_tensor_affine and per_channel_affine.
 
     Source: Jacob et al. 2017, eq. 12.  Convention: torch's fake quantization.
@@ -102,7 +102,7 @@ def test_the_gradient_is_not_the_derivative():
 
 
 def test_second_derivatives_treat_rounding_as_a_constant():
-    """∂²x̂/∂x² = 0, and the gradient of x̂² is 2x̂ inside with slope 2: what is differentiated is a mask times a product.
+    """∂²x̂/∂x² = 0, and the gradient of x̂² is 2x̂ inside, of derivative 2: a mask times a product is differentiated.
 
     Source: Bengio et al. 2013, arXiv:1308.3432; the derivative of the estimator.
     """
@@ -139,16 +139,16 @@ def test_each_bit_halves_the_error(x):
         y = quantizer(leaf)
         error = (y - x).detach().abs().max()
         assert 0 < error <= width / (2**bits - 1) / 2 * (1 + 1e-6)
-        (slope,) = torch.autograd.grad(y.sum(), leaf)
-        assert (slope == 1).sum() >= 58  # Z is rounded: an end may round to one integer too many
+        (gradient,) = torch.autograd.grad(y.sum(), leaf)
+        assert (gradient == 1).sum() >= 58  # Z is rounded: an end may round to one integer too many
 
 
 # ---------------------------------------------------------------------------------------------- ranges
 
 
 @given(seed=seeds(), constant=floats(0.05, 1))
-def test_ranges_move_in_training_and_stand_in_evaluation(seed, constant):
-    """a, b follow the training batches as a moving average; evaluation reads them and changes nothing.
+def test_ranges_move_in_training_and_are_constant_in_evaluation(seed, constant):
+    """a, b follow the training batches as a moving average; evaluation uses them and changes nothing.
 
     Source: Jacob et al. 2017, section 3.1: exponential moving averages, and fixed ranges at inference.
     """
@@ -238,8 +238,8 @@ def test_the_learned_steps_gradient(v, value, slope_v, slope_s):
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("per_sample", [True, False])
-def test_the_learned_steps_start_and_scale(signed, per_sample):
-    """s starts at 2⟨|v|⟩/√Q_P of the first batch, and then the optimizer has it; its gradient is scaled by 1/√(N Q_P).
+def test_the_learned_steps_initialisation_and_gradient_scale(signed, per_sample):
+    """s is initialised to 2⟨|v|⟩/√Q_P of the first batch and then trained; its gradient is scaled by 1/√(N Q_P).
 
     Source: Esser et al. 2019, sections 2.1 and 2.2: N weights, or N features of a sample.
     """
@@ -263,7 +263,7 @@ def test_the_learned_steps_start_and_scale(signed, per_sample):
     laws.assert_same(grid.scale, quantizer.scale.detach())
 
 
-def test_evaluation_does_not_start_the_step():
+def test_evaluation_does_not_initialise_the_step():
     """In evaluation s is what it is, 1 at first; signed and all weights are the default.
 
     Source: Esser et al. 2019, section 2.1; evaluation changes no state.
@@ -277,25 +277,8 @@ def test_evaluation_does_not_start_the_step():
     assert quantizer.started
 
 
-@pytest.mark.project_convention
-@given(seed=seeds())
-def test_the_learned_steps_second_derivative(seed):
-    """The gradient formulas of eq. 3 and 5 have the derivatives that central differences give: ∂²v̂/∂s∂v = −1/s inside.
-
-    Source: Esser et al. 2019, eq. 3 and 5, differentiated once more.
-    Convention: rounding is a constant there; where it is straight-through in the second derivative as well, as in the
-    paper's code under autograd, it is 0, so peers are not asked.
-    """
-    x = (normal(7, seed=seed) * 2).clamp(-3.9, 2.9)
-    x = torch.where((x * 2 - (x * 2).round()).abs() > 0.4, x + 0.1, x)  # away from jumps
-    x = torch.where(((x.abs() * 2 - 4).abs() < 0.1) | ((x * 2 - 3).abs() < 0.1), x + 0.1, x)
-    x = torch.where((x * 2 - (x * 2).round()).abs() > 0.45, x + 0.05, x)
-    inputs = x.requires_grad_(), real(0.5)[0].requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda v, s: learned_step(v, s, -4, 3, 0.7), inputs)
-
-
 def test_a_step_is_learned_to_fit_its_data():
-    """Descending ‖v̂ − v‖² from a step twice as large as at the start, s ends within 15 % of the best of a fine search.
+    """Descending ‖v̂ − v‖² from twice the initial step, s ends within 15 % of the best of a fine search.
 
     Measured: 0.97 to 1.04 times the best step (4 seeds), 2.6 times at the beginning.
 
@@ -426,7 +409,7 @@ def test_preparing_keeps_weights_mode_and_dtype():
     assert prepare_qat(nn.Linear(6, 4, bias=False)).bias is None
     torch.manual_seed(0)
     bound = QATLinear(100, 50).weight.abs().max()
-    assert 0.095 < bound <= 0.1  # starts as Linear does
+    assert 0.095 < bound <= 0.1  # initialised as Linear is
 
 
 @given(seed=seeds())
@@ -449,7 +432,7 @@ def test_weights_are_trained_in_floating_point(seed):
 
 
 def test_gradients_reach_weight_bias_and_input():
-    """∂L/∂W = (g·1_y)ᵀ Q(x), ∂L/∂x = (g·1_y) Q(W): the quantized numbers multiply, the masks clip, nothing is detached.
+    """∂L/∂W = (g·1_y)ᵀ Q(x), ∂L/∂x = (g·1_y) Q(W): the quantized values multiply, the masks clip, nothing is detached.
 
     Source: Jacob et al. 2017, section 3: backpropagation as usual.
     """
@@ -481,10 +464,10 @@ def test_a_learned_step_fits_into_the_layer():
     laws.gradient_reaches(loss, dict(layer.named_parameters()))
     layer.weight_quantizer.scale.data.mul_(0.2)
     layer(x)
-    twin = convert(layer)
-    assert (twin.weight.min(), twin.weight.max()) == (-4, 3)
-    laws.assert_close(twin.weight_scale, layer.weight_quantizer.scale.detach().expand(5))
-    moved = (twin(x) - layer.eval()(x)).abs().max() / layer.output_quantizer.grid().scale
+    integer = convert(layer)
+    assert (integer.weight.min(), integer.weight.max()) == (-4, 3)
+    laws.assert_close(integer.weight_scale, layer.weight_quantizer.scale.detach().expand(5))
+    moved = (integer(x) - layer.eval()(x)).abs().max() / layer.output_quantizer.grid().scale
     assert moved < 1.001
 
 

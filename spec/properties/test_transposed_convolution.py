@@ -76,16 +76,16 @@ def test_each_pixel_stamps_the_kernel(seed, kernel, stride, dilation, extra, bia
     """
     extra = tuple(min(e, max(s, l) - 1) for e, s, l in zip(extra, stride, dilation))
     module = ConvTranspose2d(2, 3, kernel, stride, (1, 2), extra, 1, bias, dilation).double()
-    twin = nn.ConvTranspose2d(2, 3, kernel, bias=bias).double()
-    twin.load_state_dict(laws.randomise(module, seed).state_dict())
-    twin.forward = lambda y: stamps(y, twin.weight, twin.bias, stride, (1, 2), dilation, extra)
-    laws.gradients_match(module, twin, normal(2, 2, 4, 5, seed=seed))
+    reference = nn.ConvTranspose2d(2, 3, kernel, bias=bias).double()
+    reference.load_state_dict(laws.randomise(module, seed).state_dict())
+    reference.forward = lambda y: stamps(y, reference.weight, reference.bias, stride, (1, 2), dilation, extra)
+    laws.gradients_match(module, reference, normal(2, 2, 4, 5, seed=seed))
 
 
 def test_padding_may_cut_off_all_that_was_stamped():
     """Where the padding is wider than the stamps, what is left are rows of the output padding, which hold the bias.
 
-    H' = 0·2 − 2·2 + 1 + 4 = 1 row, at place 2; the only stamp is at 0.
+    H' = 0·2 − 2·2 + 1 + 4 = 1 row, at position 2; the only stamp is at 0.
 
     Source: Dumoulin & Visin 2016, relationship 14.  Convention: torch's; output_padding is below stride or dilation.
     """
@@ -129,8 +129,8 @@ def test_weights_trade_with_torch_and_with_the_convolution():
     assert Conv2d(4, 6, (3, 2), groups=2).weight.shape == ConvTranspose2d(6, 4, (3, 2), groups=2).weight.shape
 
 
-def test_weights_start_uniform():
-    """Weights and biases start uniform in ±1/√(out_channels/groups · taps).
+def test_weights_are_initialised_uniform():
+    """Weights and biases are initialised uniform in ±1/√(out_channels/groups · taps).
 
     Convention: torch's, which takes the second size of the weight for its inputs.
     Measured: 0.575 to 0.578 times the bound over 3 seeds; 0.41 with twice the fan.
@@ -140,7 +140,7 @@ def test_weights_start_uniform():
     bound = (16 * 6) ** -0.5
     largest, deviation = module.weight.abs().max().item() / bound, module.weight.std().item() / bound
     assert 0.95 < largest <= 1, f"expected the weight to fill ±1/√fan, found {largest:.3f} of it"
-    assert 0.5 < deviation < 0.65, f"expected a uniform weight, found a deviation of {deviation:.3f} bounds"
+    assert 0.5 < deviation < 0.65, f"expected a uniform weight, found a standard deviation of {deviation:.3f} bounds"
     largest = module.bias.abs().max().item() / bound
     assert 0.9 < largest <= 1, f"expected the bias to fill ±1/√fan, found {largest:.3f} of it"
 
@@ -152,3 +152,46 @@ def test_transposed_convolution_has_second_derivatives():
     """
     module = ConvTranspose2d(2, 2, (2, 1), stride=(1, 2), padding=(1, 0), groups=2, dilation=(2, 1))
     laws.gradient_correct(module, normal(2, 2, 2, 3), second_order=True)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (2, 2), (3, (2, 1))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_output_may_be_changed_in_place(kernel, stride, bias):
+    """y = conv(x); y += c; y.relu_() gives the output and the gradients of relu(conv(x) + c).
+
+    Source: torch.nn.ConvTranspose2d, whose outputs may; ReLU(inplace=True) in a decoder does it.
+    """
+    layer = laws.randomise(ConvTranspose2d(2, 3, kernel, stride, bias=bias).double())
+    x = normal(2, 2, 3, 4).requires_grad_()
+    y = layer(x)
+    y += 0.25
+    y.relu_()
+    expected = (layer(x) + 0.25).relu()
+    laws.assert_close(y, expected)
+    leaves, cotangent = [x, *layer.parameters()], normal(*y.shape, seed=1)
+    found = torch.autograd.grad(y, leaves, cotangent)
+    laws.assert_all_close(found, torch.autograd.grad(expected, leaves, cotangent))
+
+
+@pytest.mark.project_convention
+@pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
+def test_gradients_of_complex_images_conjugate_the_other_factor():
+    """For complex x and w, ∂/∂x and ∂/∂w hold w̄ and x̄, as torch's, in first and second derivatives.
+
+    Convention: autograd's, the gradient of a real loss is the direction of steepest ascent (Wirtinger, conjugated).
+    """
+    arguments = (4, 6, (3, 2), (2, 1), (1, 0), (1, 0), 2)
+    ours, theirs = (kind(*arguments).to(torch.complex128) for kind in (ConvTranspose2d, nn.ConvTranspose2d))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in ours.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.complex128))
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.complex128)
+    found = []
+    for module in (ours, theirs):
+        x = image.clone().requires_grad_()
+        (d_x,) = torch.autograd.grad(module(x).abs().square().sum(), x, create_graph=True)
+        d_x.abs().square().sum().backward()
+        found.append((d_x, x.grad, module.weight.grad))
+    for name, a, b in zip(("x", "x, twice", "weight, twice"), *found):
+        laws.assert_close(torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj()), what=name)

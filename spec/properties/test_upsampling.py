@@ -64,7 +64,7 @@ def test_bilinear_keeps_planes_between_its_centres(a, b, size):
     y = Upsample(size=(size, 2 * size), mode="bilinear")((a * rows + b * columns)[None, None])[0, 0]
     u = ((torch.arange(size) + 0.5) * 5 / size - 0.5).clamp(0, 4)
     v = ((torch.arange(2 * size) + 0.5) * 6 / (2 * size) - 0.5).clamp(0, 5)
-    laws.assert_close(y, a * u.double()[:, None] + b * v.double(), rtol=1e-5, atol=1e-5, because="float32 places")
+    laws.assert_close(y, a * u.double()[:, None] + b * v.double(), rtol=1e-5, atol=1e-5, because="float32 positions")
 
 
 def test_aligned_corners_stay_where_they_are():

@@ -1,4 +1,4 @@
-"""Golden values of convolutions: torch's kernels beside jax's, and what the papers print of sizes and costs."""
+"""Golden values of convolutions: torch's kernels and jax's, and what the papers print of sizes and costs."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from spec.golden import Recipe, recipe
 
-# tag → shape of x, of w, stride, padding, dilation, groups: no two numbers of a row are equal where they could differ.
+# tag → shape of x, of w, stride, padding, dilation, groups: no two values of a row are equal where they could differ.
 GEOMETRIES = {
     "plain": ((2, 3, 5, 6), (4, 3, 3, 2), (1, 1), (1, 2), (1, 1), 1),
     "dilated": ((2, 3, 9, 8), (2, 3, 3, 2), (1, 1), (2, 1), (2, 3), 1),
@@ -50,8 +50,8 @@ def _derivatives(recipe, tag, first, second, arrays):
     tangent = recipe.given(f"tangent_{tag}", _normal(f"tangent {tag}", *arrays[0].shape))
     grads = torch.autograd.grad(y, leaves, torch.from_numpy(cotangent), create_graph=True)
     (curvature,) = torch.autograd.grad(grads[0], leaves[1], torch.from_numpy(tangent))
-    twin, pull = jax.vjp(second, *arrays)
-    recipe.expect(f"y_{tag}", y, second=twin)
+    other, pull = jax.vjp(second, *arrays)
+    recipe.expect(f"y_{tag}", y, second=other)
     for name, grad, other in zip(("dx", "dweight", "dbias"), grads, pull(cotangent), strict=True):
         recipe.expect(f"{name}_{tag}", grad, second=other)
 

@@ -1,4 +1,4 @@
-"""Golden values of low-rank adaptation: peft's layers, confirmed by jax; trainable numbers of the paper's models.
+"""Golden values of low-rank adaptation: peft's layers, confirmed by jax; trainable parameters of the paper's models.
 
 peft gives the adapter of a convolution neither its dilation nor its groups, so a plain strided one is compared.
 """
@@ -21,7 +21,7 @@ PUBLISHED = {
 
 
 def _jax_layers():
-    """Each layer as a function of x and its numbers, in jax, with the sum W₀ + (α/r)·BA as one weight."""
+    """Each layer as a function of x and its weights, in jax, with the sum W₀ + (α/r)·BA as one weight."""
     import jax
     import jax.numpy as jnp
 

@@ -21,11 +21,11 @@ def _masks(recipe):
     import torch
     from torch.nn.utils import prune
 
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     shapes = {"first": (6, 5), "second": (4, 9), "third": (3, 2, 4)}
     scales = {"first": 1.0, "second": 0.4, "third": 1.2}
     weights = {
-        name: [recipe.given(f"{name}.{n}", scales[name] * draw.standard_normal(shape)) for n in range(3)]
+        name: [recipe.given(f"{name}.{n}", scales[name] * generator.standard_normal(shape)) for n in range(3)]
         for name, shape in shapes.items()
     }
     for scope in ("layer", "global"):
@@ -70,7 +70,7 @@ def _lenet(recipe):
     for _ in range(18):
         left = [n - round(p * n) for n, p in zip(left, shares)]
         rows.append(list(left))
-    # The other way: complements in floating point, where no product stands at a half.
+    # The other way: complements in floating point, where no product is exactly a half.
     again, rows_again = np.array(sizes), []
     for _ in range(18):
         again = again - np.rint(again * np.array([0.2, 0.2, 0.1])).astype(int)

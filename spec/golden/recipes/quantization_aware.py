@@ -101,11 +101,11 @@ def _trained_layer(recipe, rng):
 
     grids = [[float(v) for v in w.calculate_qparams()] for w in watchers]
 
-    def twin(x, w, b):
+    def in_jax(x, w, b):
         w = on_grid(w, rows.numpy()[:, None].astype(np.float64), 0, -127, 127)
         return on_grid(on_grid(x, *grids[0], 0, 255) @ w.T + b, *grids[1], 0, 255)
 
-    second, pull = jax.vjp(twin, *(t.astype(np.float64) for t in (inputs[1], weight, bias)))
+    second, pull = jax.vjp(in_jax, *(t.astype(np.float64) for t in (inputs[1], weight, bias)))
     recipe.expect("layer_y", y, second=np.asarray(second).astype(np.float32))
     for name, slope, other in zip(("x", "weight", "bias"), slopes, pull(cotangent.astype(np.float64)), strict=True):
         recipe.expect(f"layer_slope.{name}", slope, second=np.asarray(other).astype(np.float32))

@@ -1,8 +1,4 @@
-"""Straight-through without a custom backward: what autograd shall not see is detached.
-
-x̂ = x_c + (x̂ − x_c).detach(), with x_c the input where it is inside and a constant elsewhere; the learned step by
-the paper's gradscale and roundpass (Esser et al. 2019, appendix A).
-"""
+"""Straight-through gradients as backward passes written by hand: a mask, and the learned step's eq. 3 and 5."""
 
 from typing import NamedTuple
 
@@ -20,24 +16,45 @@ class Grid(NamedTuple):
     axis: int = 0
 
 
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, low, high):
+        q = torch.round(x / scale)
+        clipped = torch.minimum(torch.maximum(q, low), high)
+        ctx.save_for_backward(q == clipped)
+        return (clipped * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * ctx.saved_tensors[0], None, None, None
+
+
 def fake_quantize(input, scale, zero_point, quant_min=0, quant_max=255, axis=0):
     shape = [1] * input.dim()
     if scale.dim():
         shape[axis] = -1
     scale, zero_point = scale.detach().reshape(shape), zero_point.reshape(shape)
-    q = torch.round(input.detach() / scale) + zero_point
-    inside = (q >= quant_min) & (q <= quant_max)
-    value = ((q.clamp(quant_min, quant_max) - zero_point) * scale).to(input.dtype)
-    passed = torch.where(inside, input, input.detach())
-    return value + (passed - input.detach())
+    return _Through.apply(input, scale, (quant_min - zero_point).to(scale), (quant_max - zero_point).to(scale))
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, low, high, gain):
+        ctx.save_for_backward(x, scale)
+        ctx.ends, ctx.gain = (low, high), gain
+        return (x / scale).clamp(low, high).round() * scale
+
+    @staticmethod
+    def backward(ctx, slope):
+        x, scale = ctx.saved_tensors
+        v = x / scale
+        inside = (v > ctx.ends[0]) & (v < ctx.ends[1])
+        of_scale = torch.where(inside, v.round() - v, v.clamp(*ctx.ends))
+        return slope * inside, (slope * of_scale).sum() * ctx.gain, None, None, None
 
 
 def learned_step(input, scale, quant_min, quant_max, gain):
-    scale = (scale - scale * gain).detach() + scale * gain
-    ratio = input / scale
-    inside = (ratio > quant_min) & (ratio < quant_max)
-    clipped = torch.where(inside, ratio, ratio.detach().clamp(quant_min, quant_max))
-    return (clipped + (clipped.round() - clipped).detach()) * scale
+    return _Step.apply(input, scale, quant_min, quant_max, gain)
 
 
 def _grid(low, high, bits, symmetric, axis=0):

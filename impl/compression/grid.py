@@ -1,4 +1,4 @@
-"""Uniform grids: an integer q stands for the real number r = S (q − Z).
+"""Uniform grids: an integer q represents the real number r = S (q − Z).
 
     q = clamp(round(r/S) + Z, q_min, q_max)                          Jacob et al. 2017, arXiv:1712.05877, eq. 1 and 12
     affine:     S = (b − a)/(q_max − q_min),  Z = q_min − round(a/S),   q in 0 … 2ᵇⁱᵗˢ − 1              eq. 13
@@ -55,7 +55,7 @@ def quantize(
 
     Source: Jacob et al. 2017, arXiv:1712.05877, eq. 1.
     """
-    check(input, scale, zero_point, quant_min, quant_max, axis)
+    check_grid(input, scale, zero_point, quant_min, quant_max, axis)
     q = (input / along(scale, input, axis)).round_().add_(along(zero_point, input, axis))
     return q.clamp_(quant_min, quant_max).to(_storage(quant_min, quant_max))
 
@@ -75,15 +75,14 @@ def dequantize(
     """
     if input.is_floating_point():
         raise ValueError(f"expected integers to dequantize, got {input.dtype}")
-    _check_channels(input, scale, zero_point, axis)
+    check_channels(input, scale, zero_point, axis)
     # Z in the wider type first: 3 − 200 is no uint8.
     return (input.to(torch.int32) - along(zero_point, input, axis)) * along(scale, input, axis)
 
 
 def integer_range(bits: int, symmetric: bool) -> tuple[int, int]:
     """q_min and q_max."""
-    if not 2 <= bits <= 16:
-        raise ValueError(f"expected bits from 2 to 16, got {bits}")
+    check_bits(bits)
     half = 2 ** (bits - 1) - 1
     return (-half, half) if symmetric else (0, 2**bits - 1)
 
@@ -117,20 +116,26 @@ def along(values: Tensor, input: Tensor, axis: int) -> Tensor:
 
 
 def readable(values: Tensor) -> bool:
-    """Can numbers be looked at? Not on the meta device, nor while a graph is captured."""
+    """False where values are not known: on the meta device, and while a graph is captured."""
     return not (values.is_meta or torch.compiler.is_compiling())
 
 
-def check(input, scale, zero_point, quant_min, quant_max, axis):
+def check_bits(bits: int, most: int = 16) -> None:
+    """From 2 to 16, or to fewer."""
+    if not 2 <= bits <= most:
+        raise ValueError(f"expected bits from 2 to {most}, got {bits}")
+
+
+def check_grid(input, scale, zero_point, quant_min, quant_max, axis):
     """Raise ValueError unless these make a grid for the input."""
     if quant_min >= quant_max:
         raise ValueError(f"expected quant_min < quant_max, got {quant_min} and {quant_max}")
-    _check_channels(input, scale, zero_point, axis)
+    check_channels(input, scale, zero_point, axis)
     if readable(scale) and not (scale > 0).all():
         raise ValueError(f"expected scale > 0, got {scale.min().item()}")
 
 
-def _check_channels(input, scale, zero_point, axis):
+def check_channels(input, scale, zero_point, axis):
     if zero_point.is_floating_point():
         raise ValueError(f"expected an integer zero_point, got {zero_point.dtype}")
     if scale.dim() and not (-input.dim() <= axis < input.dim() and scale.shape == (input.shape[axis],)):

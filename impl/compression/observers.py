@@ -1,17 +1,17 @@
-"""Observers: modules that let their input pass and remember its range, from which a grid follows.
+"""Observers: modules that return their input and remember its range, from which a grid follows.
 
     min-max          a ← min(a, min x),  b ← max(b, max x)           Krishnamoorthi 2018, arXiv:1806.08342, §2
     moving average   a ← a + c (min x − a),  b ← b + c (max x − b)   Jacob et al. 2017, arXiv:1712.05877, §3.1
-    percentile       a, b: the quantiles 1 − p and p of all numbers  Wu et al. 2020, arXiv:2004.09602, §3.1
+    percentile       a, b: the quantiles 1 − p and p of all elements Wu et al. 2020, arXiv:2004.09602, §3.1
 
-Convention: the first batch starts the moving average; ranges are kept in the dtype of the module (float32).
+Convention: the first batch initialises the moving average; ranges are kept in the dtype of the module (float32).
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._grid import EPSILON, Grid, grid_of_range, integer_range, readable
+from .grid import EPSILON, Grid, grid_of_range, integer_range, readable
 
 
 class _RangeObserver(nn.Module):
@@ -45,7 +45,7 @@ class _RangeObserver(nn.Module):
         return grid_of_range(self.min_val, self.max_val, self.bits, self.symmetric, self.axis)
 
     def _range(self, input):
-        """Smallest and largest number, of all or of each channel."""
+        """Smallest and largest element, of all or of each channel."""
         if self.channels is None:
             low, high = torch.aminmax(input)
         else:
@@ -57,12 +57,12 @@ class _RangeObserver(nn.Module):
 
 
 class MinMaxObserver(_RangeObserver):
-    """Remembers the smallest and the largest number of everything that it was given.
+    """Remembers the smallest and the largest element of everything that it was given.
 
     Args:
         bits: of the integers, 2 to 16.
-        symmetric: Z = 0 and integers ±(2ᵇⁱᵗˢ⁻¹ − 1), instead of 0 … 2ᵇⁱᵗˢ − 1?
-        channels: how many channels get a range of their own; None for one range of all numbers.
+        symmetric: if True, Z = 0 and integers ±(2ᵇⁱᵗˢ⁻¹ − 1); if False, integers 0 … 2ᵇⁱᵗˢ − 1.
+        channels: how many channels get a range of their own; None for one range of all elements.
         axis: the dimension of the channels.
 
     Raises:
@@ -76,7 +76,7 @@ class MinMaxObserver(_RangeObserver):
 
 
 class MovingAverageMinMaxObserver(_RangeObserver):
-    """Follows the batches' smallest and largest numbers: one outlier does not widen the range for ever.
+    """Follows the batches' smallest and largest elements: one outlier does not widen the range for ever.
 
     Args:
         bits, symmetric, channels, axis: as in `MinMaxObserver`.
@@ -106,7 +106,7 @@ class MovingAverageMinMaxObserver(_RangeObserver):
 
 
 class PercentileObserver(nn.Module):
-    """Leaves out the most extreme numbers: a few outliers do not cost all others their precision.
+    """Leaves out the most extreme elements: a few outliers do not cost all others their precision.
 
     Counts in 2·bins bins around 0. Where a batch exceeds them their width doubles until it fits, and neighbours are
     counted together, so that old counts stay exact.
