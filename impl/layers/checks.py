@@ -42,3 +42,10 @@ def check_tokens(name: str, tokens: Tensor, width: int) -> None:
     """Tokens of shape (batch, tokens, width)."""
     if tokens.dim() != 3 or tokens.shape[-1] != width:
         raise ValueError(f"expected {name} of shape (batch, tokens, {width}), got {tuple(tokens.shape)}")
+
+
+def check_fractions(**values: float) -> None:
+    """Each is in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"expected 0 <= {name} < 1, got {value}")
