@@ -21,7 +21,7 @@ class _Elementwise(Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         """Add parameters; what `param_group` does not set comes from the constructor."""
         settings = self.defaults | param_group
-        check_not_negative(**{name: settings[name] for name in self.defaults if name != "betas"})
+        check_not_negative(**{name: float(settings[name]) for name in self.defaults if name != "betas"})
         check_fractions(**{f"beta{n}": beta for n, beta in enumerate(settings.get("betas", ()), 1)})
         super().add_param_group(param_group)
         _check_real(self.param_groups)
