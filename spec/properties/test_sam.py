@@ -209,6 +209,87 @@ def test_a_zero_gradient_perturbs_nothing():
         assert perturbations(seen)[0].norm() > 0
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_gradient_that_is_not_finite_perturbs_nothing(adaptive, bad):
+    """An inf or NaN anywhere in the first gradient leaves every weight as it is: there is no direction to go.
+
+    Source: Foret et al. 2020, eq. 2, whose quotient is not defined there.  Convention: ε̂ = 0, as at zero.
+    """
+    params, (first, second) = parameters(), script(steps=2)
+    optimizer = SAM(params, SGD, rho=0.3, adaptive=adaptive, lr=0.1)
+    first[1][2] = bad
+    for p, g in zip(params, first):
+        p.grad = g.clone()
+    optimizer.first_step()
+    for p, start in zip(params, parameters()):
+        laws.assert_same(p.detach(), start.detach(), what="weights of the second pass")
+    for p, g in zip(params, second):
+        p.grad = g.clone()
+    optimizer.second_step()
+    for p, start, g in zip(params, parameters(), second):
+        laws.assert_close(p.detach(), start.detach() - 0.1 * g)
+
+
+def scaled_step(optimizer, scaler, params, overflow=()):
+    """A step by the recipe of SAM's docstring; `overflow` names passes. Returns the weights of each pass."""
+    seen = []
+
+    def backward(name):
+        optimizer.zero_grad()
+        seen.append([p.detach().clone() for p in params])
+        scaler.scale(curved(params) * (math.inf if name in overflow else 1.0)).backward()
+
+    backward("first")
+    scaler.unscale_(optimizer)
+    optimizer.first_step()
+    backward("second")
+    optimizer.second_step(scaler.step)
+    scaler.update()
+    return seen
+
+
+def test_under_a_grad_scaler_the_step_is_the_same():
+    """With scaled losses, by the recipe of SAM's docstring, three steps are those without a scaler.
+
+    Source: the contract of torch.amp.GradScaler: scales are powers of two, which change no bit of a gradient.
+    """
+    params, plain = parameters(), parameters()
+    optimizer, other = (SAM(p, SGD, rho=0.3, lr=0.05, momentum=0.8) for p in (params, plain))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(3):
+        scaled_step(optimizer, scaler, params)
+        other.step(closure_of(other, plain))
+    for a, b in zip(params, plain):
+        laws.assert_close(a.detach(), b.detach())
+
+
+@pytest.mark.parametrize("overflow", [("first",), ("second",), ("first", "second")])
+def test_an_overflow_under_a_grad_scaler_perturbs_and_steps_nothing(overflow):
+    """An overflow in the first pass perturbs nothing, one in the second steps nothing; either halves the scale.
+
+    The step after it is that of a run without an overflow: neither weights nor momentum carry anything on.
+
+    Source: the contract of torch.amp.GradScaler, by the recipe of SAM's docstring; davda54/sam #7, #97.
+    """
+    params, plain = parameters(), parameters()
+    optimizer, other = (SAM(p, SGD, rho=0.3, lr=0.05, momentum=0.8) for p in (params, plain))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    first, second = scaled_step(optimizer, scaler, params, overflow)
+    assert scaler.get_scale() == 2.0**9, f"expected half the scale, found {scaler.get_scale()}"
+    if "first" in overflow:
+        for a, b in zip(first, second):
+            laws.assert_same(b, a, what="weights of the second pass")
+    if "second" in overflow:
+        for p, start in zip(params, parameters()):
+            laws.assert_same(p.detach(), start.detach(), what="weights after the overflow")
+        scaled_step(optimizer, scaler, params)
+        other.step(closure_of(other, plain))
+        for a, b in zip(params, plain):
+            laws.assert_close(a.detach(), b.detach(), what="weights of the next step")
+    assert all(p.isfinite().all() for p in params), "expected finite weights"
+
+
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_the_size_of_the_loss_is_no_information(scale):
     """c·L has the perturbation of L for c > 0: ‖ε̂‖ = ρ for small and for large gradients.
