@@ -1,11 +1,14 @@
 """Laws that every optimizer keeps, each driven by scripted gradients: a loss would forgive what it can climb back from.
 
 A law takes `build`, which makes a fresh optimizer for a list of parameters or of groups, and raises `AssertionError`
-when the law does not hold. `spec/properties/test_optimizer_laws.py` runs them on every `OptimizerCase` of spec/cases.
+when the law does not hold; where torch.optim has a counterpart, `library` makes that. Of a state only tensors of the
+parameter's shape are compared: a count may be a tensor, an integer or, where the rule needs none, absent.
+`spec/properties/test_optimizer_laws.py` runs the laws on every `OptimizerCase` of spec/cases.
 """
 
 import copy
 import gc
+import inspect
 import io
 import weakref
 
@@ -16,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 from spec import cost, laws, scratch
 
 SHAPES = ((2, 3), (4,))
+START = (2.0, -0.5, 0.25)
 STEPS = 6
 MAGNITUDES = (1e-5, 1e-3, 0.1, 0.5, 1.0, 5.0)
 
@@ -34,15 +38,15 @@ def script(*shapes, steps: int = STEPS, dtype=torch.float64, seed: int = 1) -> l
     """Gradients for every step and shape: signs change, and magnitudes jump between 1e-5 and 5."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(shape):
+    def sample(shape):
         size = torch.tensor(MAGNITUDES, dtype=torch.float64)[torch.randint(6, shape, generator=generator)]
         return (size * (2 * torch.randint(2, shape, generator=generator) - 1)).to(dtype)
 
-    return [[draw(shape) for shape in shapes or SHAPES] for _ in range(steps)]
+    return [[sample(shape) for shape in shapes or SHAPES] for _ in range(steps)]
 
 
 def drive(optimizer, params, gradients) -> None:
-    """One step for every row of `gradients`; None stands for a parameter without a gradient."""
+    """One step for every row of `gradients`; None means a parameter without a gradient."""
     for row in gradients:
         for parameter, gradient in zip(params, row, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
@@ -53,6 +57,17 @@ def run(build, params, gradients) -> list[Tensor]:
     """Where a fresh optimizer takes the parameters."""
     drive(build(params), params, gradients)
     return [p.detach() for p in params]
+
+
+def trajectory(make, gradients, start=START, **settings):
+    """θ_0 … θ_T under prescribed gradients, shape (T + 1, coordinates), and the optimizer that `make` made."""
+    theta = nn.Parameter(torch.as_tensor(start, dtype=torch.float64).clone())
+    optimizer = make([theta], **settings)
+    path = [theta.detach().clone()]
+    for gradient in gradients:
+        drive(optimizer, [theta], [[torch.as_tensor(gradient, dtype=torch.float64)]])
+        path.append(theta.detach().clone())
+    return torch.stack(path), optimizer
 
 
 def state_tensors(optimizer, parameter=None) -> list[Tensor]:
@@ -81,7 +96,7 @@ def settings_belong_to_groups(build) -> None:
         alone, default = parameters(), parameters()
         drive(build([{"params": alone[1:], **other}]), alone[1:], [row[1:] for row in gradients])
         drive(build(default), default, gradients)
-        laws.assert_same(params[0].detach(), default[0].detach(), what=f"the group beside one with another {name}")
+        laws.assert_same(params[0].detach(), default[0].detach(), what=f"the group next to one with another {name}")
         laws.assert_same(params[1].detach(), alone[1].detach(), what=f"the group with another {name}")
         laws.assert_differs(params[1].detach(), default[1].detach(), by=0.0, what=f"parameters under another {name}")
 
@@ -114,19 +129,19 @@ def late_parameters_start_fresh(build) -> None:
     laws.assert_same(params[1].detach(), alone[0].detach(), what="a parameter that joined after three steps")
 
 
-def rests_without_gradient(build) -> None:
-    """While a parameter's gradient is None, it and its state stand still, its decay included; then it goes on."""
+def pauses_without_gradient(build) -> None:
+    """While a parameter's gradient is None, it and its state are unchanged, its decay included; then it goes on."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
     before = [t.clone() for t in (params[1].detach(), *state_tensors(optimizer, params[1]))]
     drive(optimizer, params, [[row[0], None] for row in gradients[:2]])
     after = (params[1], *state_tensors(optimizer, params[1]))
-    _same(after, before, "parameter or state during its rest")
+    _same(after, before, "parameter or state during its pause")
     drive(optimizer, params, gradients[3:])
     alone = parameters()[1:]
     drive(build(alone), alone, [row[1:] for row in gradients])
-    laws.assert_same(params[1].detach(), alone[0].detach(), what="a parameter that rested for two steps")
+    laws.assert_same(params[1].detach(), alone[0].detach(), what="a parameter that paused for two steps")
 
 
 def nothing_to_do(build) -> None:
@@ -142,8 +157,8 @@ def nothing_to_do(build) -> None:
     _same(state_tensors(optimizer), built_with, "state before the first gradient")
 
 
-def resumes_bit_for_bit(build) -> None:
-    """Saved after three steps, loaded with `weights_only=True` into a fresh optimizer: the same bits as uninterrupted.
+def resumes_exactly(build) -> None:
+    """Saved after three steps, loaded with `weights_only=True` into a fresh optimizer: bitwise equal to uninterrupted.
 
     The learning rate was changed on the way, so the settings must travel with the state.
     """
@@ -166,16 +181,16 @@ def resumes_bit_for_bit(build) -> None:
 
 
 def deepcopy_independent(build) -> None:
-    """A deep copy of parameters and optimizer continues by itself, with the same bits, and leaves the original."""
+    """A deep copy of parameters and optimizer continues by itself, bitwise equal, and leaves the original."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
-    twins, twin = copy.deepcopy((params, optimizer))
+    copies, copied = copy.deepcopy((params, optimizer))
     before = [p.detach().clone() for p in params]
-    drive(twin, twins, gradients[3:])
+    drive(copied, copies, gradients[3:])
     _same(params, before, "original while its copy steps")
     drive(optimizer, params, gradients[3:])
-    _same(twins, params, "copy")
+    _same(copies, params, "copy")
 
 
 def runs_the_closure(build) -> None:
@@ -198,7 +213,7 @@ def runs_the_closure(build) -> None:
     _same(params, expected, "parameter after a step with a closure")
 
 
-def zero_gradients_rest(build) -> None:
+def zero_gradients_change_nothing(build) -> None:
     """Without weight decay, gradients that have always been zero leave the parameters as they were."""
     params = parameters()
     optimizer, before = build(params), [p.detach().clone() for p in params]
@@ -288,7 +303,7 @@ def accepts_every_shape(build) -> None:
     laws.assert_close(params[1].detach().reshape(1), single.detach(), what="a scalar parameter")
 
 
-def layout_is_no_information(build) -> None:
+def ignores_memory_layout(build) -> None:
     """Transposed, strided and expanded parameters and gradients step as their contiguous copies."""
     (straight,), (start,) = parameters((3, 4)), parameters((3, 4))
     gradients = script((3, 4))
@@ -381,7 +396,7 @@ def accepts_new_groups(build) -> None:
     _same(params, first + second, "parameter")
 
 
-def draws_nothing(build) -> None:
+def uses_no_randomness(build) -> None:
     """A step leaves the global random generator where it was."""
     params = parameters()
     optimizer, before = build(params), torch.get_rng_state()
@@ -399,20 +414,142 @@ def state_stays_small(build) -> None:
     drive(optimizer, params, gradients[1:])
     last = sum(t.numel() for t in state_tensors(optimizer))
     if last > first:
-        raise AssertionError(f"expected a state of {first} numbers as after one step, found {last}")
+        raise AssertionError(f"expected a state of {first} elements as after one step, found {last}")
 
 
-def state_lives_with_parameters(build) -> None:
-    """Moments stand on the parameter's device, here `meta`, and have its dtype."""
-    parameter = nn.Parameter(torch.empty(2, 3, device="meta", dtype=torch.float64))
-    parameter.grad = torch.empty_like(parameter)
-    optimizer = build([parameter])
-    optimizer.step()
-    for t in state_tensors(optimizer, parameter):
-        if t.shape == parameter.shape and (t.device, t.dtype) != (parameter.device, parameter.dtype):
+def state_lives_with_parameters(build, device: str) -> None:
+    """State of a parameter's shape is on the parameter's device and has its dtype."""
+    for dtype in (torch.float64, torch.bfloat16):
+        parameter = nn.Parameter(torch.ones(2, 3, device=device, dtype=dtype))
+        parameter.grad = torch.ones_like(parameter)
+        optimizer = build([parameter])
+        optimizer.step()
+        for t in state_tensors(optimizer, parameter):
+            if t.shape == parameter.shape and (t.device, t.dtype) != (parameter.device, dtype):
+                raise AssertionError(f"expected state on {parameter.device} in {dtype}, found {t.device}, {t.dtype}")
+
+
+def learning_rate_may_be_a_tensor(build) -> None:
+    """A learning rate in a tensor of one element steps as the number does, follows a scheduler, and may be refilled."""
+    lr = build(parameters()).defaults["lr"]
+    for shape in ((), (1,)):
+        params, expected, gradients = parameters(), parameters(), script()
+        rate = torch.full(shape, 2.0 * lr, dtype=torch.float64)
+        optimizer, plain = build([{"params": params, "lr": rate}]), build([{"params": expected, "lr": 2.0 * lr}])
+        schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)) for o in (optimizer, plain)]
+        for row in gradients[:3]:
+            drive(optimizer, params, [row])
+            drive(plain, expected, [row])
+            for scheduler in schedulers:
+                scheduler.step()
+        optimizer.param_groups[0]["lr"].fill_(0.5 * lr)
+        plain.param_groups[0]["lr"] = 0.5 * lr
+        drive(optimizer, params, gradients[3:])
+        drive(plain, expected, gradients[3:])
+        for a, b in zip(params, expected):
+            laws.assert_close(a.detach(), b.detach(), what=f"parameter under a learning rate of shape {shape}")
+
+
+def loads_an_older_state(build) -> None:
+    """A state dict of an older version, which lacks every flag that is off and counts in integers, is continued."""
+    params, gradients = parameters(), script()
+    optimizer = build(params)
+    drive(optimizer, params, gradients[:3])
+    saved = copy.deepcopy(optimizer.state_dict())
+    for group in saved["param_groups"]:
+        for name in [name for name, value in group.items() if value is False or value is None]:
+            del group[name]
+    for entry in saved["state"].values():
+        if "step" in entry:
+            entry["step"] = int(entry["step"])
+    resumed = [nn.Parameter(p.detach().clone()) for p in params]
+    second = build(resumed)
+    second.load_state_dict(saved)
+    drive(optimizer, params, gradients[3:])
+    drive(second, resumed, gradients[3:])
+    _same(resumed, params, "parameter after loading an older state")
+
+
+# ---------------------------------------------------------------------------------------------- next to torch.optim
+
+
+def agrees_with_torch(build, library, steps: int) -> None:
+    """Two groups, descending and ascending, are after `steps` scripted steps where torch's are, state included."""
+    for maximize in (False, True):
+        ours, theirs, gradients = parameters(), parameters(), script(steps=steps)
+        common = {"maximize": maximize}
+        found, expected = (
+            make([{"params": p[:1], "weight_decay": 0.2, **common}, {"params": p[1:], "lr": 0.05, **common}])
+            for make, p in ((build, ours), (library, theirs))
+        )
+        drive(found, ours, gradients)
+        drive(expected, theirs, gradients)
+        _agree(found, ours, expected, theirs)
+
+
+def defaults_are_torchs(build, library) -> None:
+    """Every setting that both constructors name has torch's default, and ten steps without any setting agree."""
+    ours, theirs, gradients = parameters(), parameters(), script(steps=10)
+    found, expected = (type(make(parameters()))(p) for make, p in ((build, ours), (library, theirs)))
+    for name in _common_settings(build, library):
+        if found.defaults[name] != expected.defaults[name]:
             raise AssertionError(
-                f"expected state on {parameter.device} in {parameter.dtype}, found {t.device}, {t.dtype}"
+                f"expected torch's default {name} = {expected.defaults[name]}, found {found.defaults[name]}"
             )
+    drive(found, ours, gradients)
+    drive(expected, theirs, gradients)
+    _agree(found, ours, expected, theirs)
+
+
+def zero_is_a_setting(build, library) -> None:
+    """Any number among the settings may be zero, each β by itself too, and the run is then torch's."""
+    settings = {name: library(parameters()).defaults[name] for name in _common_settings(build, library)}
+    numbers = {n: v for n, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    changes = [{name: 0.0} for name in numbers]
+    if "betas" in settings:
+        changes += [{"betas": (0.0, settings["betas"][1])}, {"betas": (settings["betas"][0], 0.0)}]
+    for change in changes:
+        ours, theirs, gradients = parameters(), parameters(), script(steps=9)
+        found, expected = (
+            type(make(parameters()))(p, **settings | change) for make, p in ((build, ours), (library, theirs))
+        )
+        drive(found, ours, gradients)
+        drive(expected, theirs, gradients)
+        _agree(found, ours, expected, theirs)
+
+
+def trades_states_with_torch(build, library) -> None:
+    """A state dict of ours continues in torch's optimizer and one of torch's in ours, each made without settings."""
+    for source, target in ((build, library), (library, build)):
+        params, gradients = parameters(), script(steps=9)
+        first = source(params)
+        drive(first, params, gradients[:3])
+        saved = copy.deepcopy(first.state_dict())  # torch's loading shares memory
+        for entry in saved["state"].values():
+            entry.setdefault("step", torch.tensor(3.0))  # torch wants a count even where the rule has none
+        moved = [nn.Parameter(p.detach().clone()) for p in params]
+        second = type(target(parameters()))(moved)
+        second.load_state_dict(saved)
+        drive(first, params, gradients[3:])
+        drive(second, moved, gradients[3:])
+        _agree(second, moved, first, params)
+
+
+def _common_settings(build, library) -> list[str]:
+    """The names that both constructors have, but for the parameters."""
+    ours, theirs = (inspect.signature(type(make(parameters()))).parameters for make in (build, library))
+    return [name for name in theirs if name in ours and name != "params"]
+
+
+def _agree(found, params, expected, others) -> None:
+    for a, b in zip(params, others, strict=True):
+        laws.assert_close(a.detach(), b.detach(), rtol=1e-12, atol=1e-12, what="parameter")
+        for name, value in expected.state[b].items():
+            if isinstance(value, Tensor) and value.shape == b.shape:
+                laws.assert_close(found.state[a].get(name), value, rtol=1e-12, atol=1e-12, what=name)
+
+
+# ---------------------------------------------------------------------------------------------- from scratch
 
 
 def dispatch_is_from_scratch(build) -> None:

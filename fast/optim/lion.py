@@ -11,92 +11,37 @@ sign(0) = 0; m_0 = 0 without a correction of its bias, which the sign would not 
 """
 
 import torch
-from torch.optim import Optimizer
-from torch.optim.optimizer import ParamsT
+
+from ._elementwise import _Elementwise
 
 
-class Lion(Optimizer):
+class Lion(_Elementwise):
     """Sign descent along an interpolated momentum, with decoupled weight decay.
 
     Args:
         params: parameters, or groups of them with settings of their own.
-        lr: learning rate η; 3 to 10 times smaller than AdamW's (section 5 of the paper).
-        betas: β₁ interpolates for the direction, β₂ is the decay rate of the momentum.
-        weight_decay: λ; a step takes lr·weight_decay of a parameter away. 3 to 10 times larger than AdamW's.
-        maximize: ascend instead of descend?
+        lr: learning rate η >= 0, a number or a tensor of one element; 3 to 10 times smaller than AdamW's (section 5 of
+            the paper).
+        betas: β₁ interpolates for the direction, β₂ is the decay rate of the momentum; each in [0, 1).
+        weight_decay: λ >= 0; a step takes lr·weight_decay of a parameter away. 3 to 10 times larger than AdamW's.
+        maximize: if True, ascend.
 
     Raises:
         ValueError: a setting out of its range, a parameter that is not real, a sparse gradient.
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-    ):
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, *, maximize=False):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
 
-    def add_param_group(self, param_group: dict) -> None:
-        """Add parameters; what `param_group` does not set comes from the constructor."""
-        settings = self.defaults | param_group
-        for name in ("lr", "weight_decay"):
-            if not settings[name] >= 0:
-                raise ValueError(f"expected {name} >= 0, got {settings[name]}")
-        for n, beta in enumerate(settings["betas"], 1):
-            if not 0 <= beta < 1:
-                raise ValueError(f"expected 0 <= beta{n} < 1, got {beta}")
-        super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
-            if not parameter.is_floating_point():
-                raise ValueError(f"expected real floating-point parameters, got {parameter.dtype}")
+    def initial_state(self, parameter, group):
+        return {"exp_avg": torch.zeros_like(parameter)}
 
-    def __setstate__(self, state):
-        """A state dict of the authors' code has no `maximize`; ours then stays."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("maximize", self.defaults["maximize"])
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """One step of every parameter that has a gradient.
-
-        Args:
-            closure: recomputes the gradients and returns the loss, which `step` then returns.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
-                self._update(parameters, [p.grad for p in parameters], group)
-        return loss
-
-    @torch.compiler.disable  # traced, a hundred tensors take half a minute, and again at every new rate
-    def _update(self, parameters, gradients, group):
-        """The equations above for a list of parameters: one horizontally fused call each, in place."""
+    def update(self, parameters, gradients, steps, states, group):
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        if any(g.is_sparse for g in gradients):
-            raise ValueError("expected dense gradients, got a sparse one")
-        momenta = [self._state_of(p)["exp_avg"] for p in parameters]  # m
-        if group["maximize"]:
-            gradients = torch._foreach_neg(gradients)
-
+        momenta = [s["exp_avg"] for s in states]  # m
         if group["weight_decay"] != 0:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         directions = torch._foreach_lerp(momenta, gradients, 1 - beta1)
         torch._foreach_sign_(directions)
         torch._foreach_add_(parameters, directions, alpha=-lr)
         torch._foreach_lerp_(momenta, gradients, 1 - beta2)
-
-    def _state_of(self, parameter):
-        """A parameter's momentum, zero before its first gradient; the name is that of the authors' code."""
-        state = self.state[parameter]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state

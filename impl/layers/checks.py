@@ -86,3 +86,10 @@ def check_last(input: Tensor, width: int) -> None:
     """A last dimension of the given width."""
     if input.dim() < 1 or input.shape[-1] != width:
         raise ValueError(f"expected a last dimension of {width}, got shape {tuple(input.shape)}")
+
+
+def check_fractions(**values: float) -> None:
+    """Each is in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"expected 0 <= {name} < 1, got {value}")

@@ -19,13 +19,13 @@ from ._wrapper import _Wrapper
 class Lookahead(_Wrapper):
     """Slow weights φ that follow the fast weights of an inner optimizer every k steps.
 
-    The slow weights stand in `state[parameter]["slow_params"]`. The settings are a group's own, under names that no
+    The slow weights are in `state[parameter]["slow_params"]`. The settings are a group's own, under names that no
     inner optimizer uses: `lookahead_k`, `lookahead_alpha`, and `lookahead_step`, the steps that the group has taken.
 
     Args:
         base_optimizer: the inner optimizer A, over the parameters to optimize.
-        k: synchronization period.
-        alpha: slow weights' step size α; with 1 nothing is held back.
+        k: synchronization period, an integer >= 1.
+        alpha: slow weights' step size α in [0, 1]; with 1 nothing is held back.
 
     Raises:
         TypeError: no optimizer to wrap.
@@ -56,14 +56,14 @@ class Lookahead(_Wrapper):
     @torch.compiler.disable  # the count changes at every step; traced, each step would be compiled anew
     @torch.no_grad()
     def _follow(self):
-        """Count the step; where it is a group's k-th, pull φ towards θ and start θ again from there."""
+        """Count the step; if it is a group's k-th, move φ towards θ and set θ to it."""
         for group in self.param_groups:
             group["lookahead_step"] += 1
             if group["lookahead_step"] % group["lookahead_k"] == 0:
-                fast = group["params"]
-                slow = [self.state[parameter]["slow_params"] for parameter in fast]
-                torch._foreach_lerp_(slow, fast, group["lookahead_alpha"])  # φ ← φ + α (θ − φ)
-                torch._foreach_copy_(fast, slow)
+                for theta in group["params"]:
+                    phi = self.state[theta]["slow_params"]
+                    phi.lerp_(theta, group["lookahead_alpha"])  # φ + α (θ − φ)
+                    theta.copy_(phi)
 
     def _check(self, settings):
         k, alpha = settings["lookahead_k"], settings["lookahead_alpha"]

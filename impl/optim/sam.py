@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: descend with the gradient of the worst place nearby, to where the loss is flat.
+"""Sharpness-aware minimization: descend with the gradient of the worst point nearby, to where the loss is flat.
 
 Foret, Kleiner, Mobahi & Neyshabur 2020, arXiv:2010.01412, algorithm 1; the adaptive form: Kwon, Kim, Park & Choi 2021,
 arXiv:2102.11600.
@@ -9,18 +9,20 @@ arXiv:2102.11600.
     adaptive: ‖ε / |w|‖₂ <= ρ, so ε̂(w) = ρ w² ∇L(w) / ‖ |w| ∇L(w) ‖₂                    (Kwon et al., eq. 8)
 
 Convention: the norm runs over all parameters of all groups together, ρ is a group's own; nothing is added to the
-divisor, a gradient of zero perturbs nothing. `step` returns the loss at w. The optimizer knows no module: buffers (a
-batch norm's running statistics) change in both passes, unless `frozen_buffers` surrounds the second.
+divisor, a gradient that is zero or not finite perturbs nothing. `step` returns the loss at w. The optimizer knows no
+module: buffers (a batch norm's running statistics) change in both passes, unless `frozen_buffers` surrounds the second.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import ParamsT
 
+from ..layers.checks import check_not_negative
+from ..layers.numerics import at_least_float32
 from ._wrapper import _Wrapper
 
 
@@ -32,15 +34,25 @@ class SAM(_Wrapper):
         loss(model(x), y).backward(); optimizer.first_step(); optimizer.zero_grad()
         with frozen_buffers(model):
             loss(model(x), y).backward()
-        optimizer.second_step()
+        optimizer.second_step(); optimizer.zero_grad()
 
-    Between the two the weights w stand in `state[parameter]["old_p"]`.
+    With a `GradScaler`, which takes no closure; an overflow in the first pass perturbs nothing, one in the second steps
+    nothing, and either lowers the scale:
+
+        scaler.scale(loss(model(x), y)).backward()
+        scaler.unscale_(optimizer); optimizer.first_step(); optimizer.zero_grad()
+        with frozen_buffers(model):
+            scaler.scale(loss(model(x), y)).backward()
+        optimizer.second_step(scaler.step); optimizer.zero_grad()
+        scaler.update()
+
+    Between the two passes the weights w are in `state[parameter]["old_p"]`.
 
     Args:
         params: parameters, or groups of them with settings of their own.
         base_optimizer: class of the optimizer that takes the step, or any function that makes one of `params`.
-        rho: radius ρ of the neighbourhood.
-        adaptive: measure ε relative to the weights, so that the neighbourhood does not depend on their scale?
+        rho: radius ρ >= 0 of the neighbourhood.
+        adaptive: if True, measure ε relative to the weights, so that the neighbourhood does not depend on their scale.
         kwargs: settings of the base optimizer.
 
     Raises:
@@ -48,14 +60,7 @@ class SAM(_Wrapper):
         ValueError: a setting out of its range, a sparse gradient.
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        base_optimizer: Callable[..., Optimizer],
-        rho: float = 0.05,
-        adaptive: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, params, base_optimizer: Callable[..., Optimizer], rho=0.05, adaptive=False, **kwargs):
         if not callable(base_optimizer):
             raise TypeError(f"expected the class of an optimizer, got {type(base_optimizer).__name__}")
         super().__init__(base_optimizer(params, **kwargs), {"rho": rho, "adaptive": adaptive})
@@ -83,54 +88,49 @@ class SAM(_Wrapper):
     @torch.compiler.disable  # the state gains and loses entries; traced, each pass would be compiled anew
     @torch.no_grad()
     def first_step(self) -> None:
-        """From w to w + ε̂(w), with the gradients of w."""
-        ascents, norms = [], []
+        """From w to w + ε̂(w), with the gradients of w; gradients that are not finite leave w as it is."""
+        ascents = []
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            ascent = [p.grad for p in parameters]
-            if any(g.is_sparse for g in ascent):
-                raise ValueError("expected dense gradients, got a sparse one")
-            if group["adaptive"]:
-                sizes = torch._foreach_abs(parameters)
-                ascent = torch._foreach_mul(ascent, sizes)  # |w| ∇L, whose norm it is
-            norms += torch._foreach_norm(ascent)
-            if group["adaptive"]:
-                ascent = torch._foreach_mul(ascent, sizes)
-            ascents.append((group, parameters, ascent))
-        if not norms:
-            return
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        for group, parameters, ascent in ascents:
-            # Up for one who descends: the worst place nearby.
+            # Up for one who descends: towards the largest loss nearby.
             rho = -group["rho"] if group.get("maximize") else group["rho"]
-            scale = torch.where(norm > 0, rho / norm, 0.0)
-            for parameter in parameters:
-                self.state[parameter]["old_p"] = parameter.clone()
-            torch._foreach_add_(parameters, torch._foreach_mul(ascent, scale))
+            for w in group["params"]:
+                if w.grad is not None:
+                    if w.grad.is_sparse:
+                        raise ValueError("expected dense gradients, got a sparse one")
+                    size = w.abs() if group["adaptive"] else 1.0
+                    ascents.append((w, rho * size, size * at_least_float32(w.grad)))
+        if not ascents:
+            return
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for _, _, g in ascents]))
+        defined = (norm > 0) & (norm < math.inf)
+        for w, radius, g in ascents:
+            self.state[w]["old_p"] = w.clone()
+            w.add_(torch.where(defined, radius * g / norm, 0.0))
 
-    def second_step(self) -> None:
-        """Back to w, and there the base optimizer's step with the gradients of w + ε̂(w)."""
+    def second_step(self, step: Callable[[Optimizer], object] = lambda base: base.step()) -> None:
+        """Back to w, and there the base optimizer's step with the gradients of w + ε̂(w).
+
+        Args:
+            step: takes the step, if it is right: `scaler.step` of a GradScaler, say.
+        """
         self._restore()
-        self.base_optimizer.step()
+        step(self.base_optimizer)
 
     @torch.compiler.disable
     @torch.no_grad()
     def _restore(self):
-        """The very bits of w: w + ε̂ − ε̂ would round."""
-        moved = [parameter for parameter, own in self.state.items() if "old_p" in own]
-        if moved:
-            torch._foreach_copy_(moved, [self.state[parameter].pop("old_p") for parameter in moved])
+        """Exactly w, as w + ε̂ − ε̂ would round."""
+        for w, own in self.state.items():
+            if "old_p" in own:
+                w.copy_(own.pop("old_p"))
 
     def _check(self, settings):
-        if not settings["rho"] >= 0:
-            raise ValueError(f"expected rho >= 0, got {settings['rho']}")
+        check_not_negative(rho=settings["rho"])
 
 
 @contextmanager
 def frozen_buffers(module: nn.Module):
-    """What happens in the block leaves no trace in the module's buffers: running statistics, counters, codebooks.
+    """After the block the module's buffers are as before: running statistics, counters, codebooks.
 
     Source: Foret et al. 2020, algorithm 1 asks the second pass for a gradient and nothing else.
     """

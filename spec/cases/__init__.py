@@ -57,6 +57,7 @@ class OptimizerCase:
         item: the roadmap id.
         name: the public name, with what is special about this configuration: "AdamW, amsgrad".
         build: makes a fresh optimizer for a list of parameters or of groups.
+        library: makes torch's counterpart with the same settings, where torch.optim has one.
         bad: what is wrong → the bad call.
         exempt: name of a law → why it does not apply.
     """
@@ -64,8 +65,15 @@ class OptimizerCase:
     item: str
     name: str
     build: Callable[[list], object]
+    library: Callable[[list], object] | None = None
     bad: Mapping[str, Bad] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
+
+
+def without_counterpart(why: str) -> dict[str, str]:
+    """The exemptions of an optimizer that torch.optim does not have."""
+    laws = ("agrees_with_torch", "defaults_are_torchs", "zero_is_a_setting", "trades_states_with_torch")
+    return dict.fromkeys(laws, why)
 
 
 def all_cases() -> list:

@@ -43,11 +43,18 @@ BAD = {
 }
 
 OPTIMIZER_CASES = [
-    OptimizerCase(item="adagrad", name="Adagrad", build=lambda params: Adagrad(params, **SETTINGS), bad=BAD),
+    OptimizerCase(
+        item="adagrad",
+        name="Adagrad",
+        build=lambda params: Adagrad(params, **SETTINGS),
+        library=lambda params: torch.optim.Adagrad(params, **SETTINGS),
+        bad=BAD,
+    ),
     OptimizerCase(
         item="adagrad",
         name="Adagrad, sum begins above zero",
         build=lambda params: Adagrad(params, **SETTINGS, initial_accumulator_value=0.5),
+        library=lambda params: torch.optim.Adagrad(params, **SETTINGS, initial_accumulator_value=0.5),
         exempt={"settings_belong_to_groups": "torch.optim.Adagrad has one initial sum for all groups"},
     ),
 ]

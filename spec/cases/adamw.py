@@ -47,6 +47,17 @@ BAD = {
 }
 
 OPTIMIZER_CASES = [
-    OptimizerCase(item="adamw", name="AdamW", build=lambda params: AdamW(params, **SETTINGS), bad=BAD),
-    OptimizerCase(item="adamw", name="AdamW, amsgrad", build=lambda params: AdamW(params, **SETTINGS, amsgrad=True)),
+    OptimizerCase(
+        item="adamw",
+        name="AdamW",
+        build=lambda params: AdamW(params, **SETTINGS),
+        library=lambda params: torch.optim.AdamW(params, **SETTINGS),
+        bad=BAD,
+    ),
+    OptimizerCase(
+        item="adamw",
+        name="AdamW, amsgrad",
+        build=lambda params: AdamW(params, **SETTINGS, amsgrad=True),
+        library=lambda params: torch.optim.AdamW(params, **SETTINGS, amsgrad=True),
+    ),
 ]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from impl.optim.lookahead import Lookahead
-from spec.cases import Bad, OptimizerCase
+from spec.cases import Bad, OptimizerCase, without_counterpart
 
 CASES = []
 
@@ -13,8 +13,9 @@ PULLED_BACK = "a synchronization moves every weight, with a gradient or without;
 EXEMPT = {
     "late_parameters_start_fresh": FROM_THE_START,
     "nothing_to_do": FROM_THE_START,
-    "rests_without_gradient": PULLED_BACK,
-}
+    "pauses_without_gradient": PULLED_BACK,
+    "loads_an_older_state": "its state dict holds that of the optimizer inside, and how is its own affair",
+} | without_counterpart("torch.optim has no Lookahead")
 
 
 def over_momentum(params):

@@ -45,10 +45,17 @@ BAD = {
 }
 
 OPTIMIZER_CASES = [
-    OptimizerCase(item="radam", name="RAdam", build=lambda params: RAdam(params, **SETTINGS), bad=BAD),
+    OptimizerCase(
+        item="radam",
+        name="RAdam",
+        build=lambda params: RAdam(params, **SETTINGS),
+        library=lambda params: torch.optim.RAdam(params, **SETTINGS),
+        bad=BAD,
+    ),
     OptimizerCase(
         item="radam",
         name="RAdam, decoupled decay",
         build=lambda params: RAdam(params, **SETTINGS, decoupled_weight_decay=True),
+        library=lambda params: torch.optim.RAdam(params, **SETTINGS, decoupled_weight_decay=True),
     ),
 ]

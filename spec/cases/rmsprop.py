@@ -32,9 +32,7 @@ BAD = {
     "negative weight_decay": Bad(call=_with(weight_decay=-0.125), mentions=("weight_decay", "-0.125")),
     "lr is not a number": Bad(call=_with(lr=float("nan")), mentions=("lr", "nan")),
     "alpha above 1": Bad(call=_with(alpha=1.25), mentions=("alpha", "1.25")),
-    "alpha of 1": Bad(call=_with(alpha=1.0), mentions=("alpha", "1.0")),
     "negative alpha": Bad(call=_with(alpha=-0.5), mentions=("alpha", "-0.5")),
-    "momentum of 1": Bad(call=_with(momentum=1.0), mentions=("momentum", "1.0")),
     "negative momentum": Bad(call=_with(momentum=-0.5), mentions=("momentum", "-0.5")),
     "a bad setting in a group": Bad(
         call=lambda: RMSprop([{"params": [_parameter()], "lr": -2.0}]), mentions=("lr", "-2.0")
@@ -44,10 +42,18 @@ BAD = {
 }
 
 OPTIMIZER_CASES = [
-    OptimizerCase(item="rmsprop", name="RMSprop", build=lambda params: RMSprop(params, **SETTINGS), bad=BAD),
+    OptimizerCase(
+        item="rmsprop",
+        name="RMSprop",
+        build=lambda params: RMSprop(params, **SETTINGS),
+        library=lambda params: torch.optim.RMSprop(params, **SETTINGS),
+        bad=BAD,
+    ),
     OptimizerCase(
         item="rmsprop",
         name="RMSprop, centered, momentum",
         build=lambda params: RMSprop(params, **SETTINGS, momentum=0.7, centered=True),
+        library=lambda params: torch.optim.RMSprop(params, **SETTINGS, momentum=0.7, centered=True),
+        exempt={"zero_is_a_setting": "at α = 0 the spread is zero but for rounding, which makes torch.optim's NaN"},
     ),
 ]

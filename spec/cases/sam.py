@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from impl.optim.sam import SAM
-from spec.cases import Bad, OptimizerCase
+from spec.cases import Bad, OptimizerCase, without_counterpart
 
 CASES = []
 
@@ -14,7 +14,8 @@ LINEAR = "prescribed gradients are those of a linear loss, where rho changes not
 EXEMPT = {
     "settings_belong_to_groups": LINEAR + " it with a curved one",
     "runs_the_closure": "it runs twice; spec/properties/test_sam.py asks",
-}
+    "loads_an_older_state": "its state dict holds that of the base optimizer, and how is its own affair",
+} | without_counterpart("torch.optim has no SAM")
 
 
 @cache

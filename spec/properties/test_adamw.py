@@ -1,7 +1,7 @@
 """AdamW: Adam with decoupled weight decay.  Loshchilov & Hutter 2017, arXiv:1711.05101; Kingma & Ba 2014, 1412.6980."""
 
-import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,28 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from impl.optim.adamw import AdamW
-from spec import laws
-from spec.optimizer_laws import drive, parameters, script
+from spec import laws, optimizer_laws
+from spec.optimizer_laws import START, drive, parameters, script, state_tensors
 from spec.strategies import floats, gradient_sequences, seeds
 
 pytestmark = pytest.mark.item("adamw")
 
-START = [2.0, -0.5, 0.25]
+trajectory = partial(optimizer_laws.trajectory, AdamW)
 
 
 def parameter(values=START):
     return nn.Parameter(torch.as_tensor(values, dtype=torch.float64).clone())
-
-
-def trajectory(gradients, start=START, **settings):
-    """θ_0 … θ_T of AdamW under prescribed gradients, shape (T + 1, coordinates), and the optimizer."""
-    theta = parameter(start)
-    optimizer = AdamW([theta], **settings)
-    path = [theta.detach().clone()]
-    for gradient in gradients:
-        drive(optimizer, [theta], [[torch.as_tensor(gradient, dtype=torch.float64)]])
-        path.append(theta.detach().clone())
-    return torch.stack(path), optimizer
 
 
 def algorithm_2(gradients, start, lr, betas, eps, weight_decay, schedule=None, amsgrad=False):
@@ -76,43 +65,6 @@ def test_it_follows_the_papers_algorithm(gradients, lr, beta1, beta2, eps, weigh
     laws.assert_close(path, algorithm_2(gradients, START, **settings))
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
-@pytest.mark.parametrize("maximize", [False, True])
-def test_it_is_the_librarys(amsgrad, maximize):
-    """Fifty random steps over two groups agree with torch.optim.AdamW to 1e-12, parameters and state.
-
-    Source: Loshchilov & Hutter 2017, algorithm 2.  Convention: torch.optim.AdamW.
-    """
-    common = {"lr": 0.03, "betas": (0.8, 0.97), "eps": 1e-3, "amsgrad": amsgrad, "maximize": maximize}
-    ours, theirs, gradients = parameters(), parameters(), script(steps=50)
-    found, expected = (
-        make([{"params": p[:1], "weight_decay": 0.2}, {"params": p[1:], "lr": 0.1}], **common, weight_decay=0.05)
-        for make, p in ((AdamW, ours), (torch.optim.AdamW, theirs))
-    )
-    drive(found, ours, gradients)
-    drive(expected, theirs, gradients)
-    for a, b in zip(ours, theirs):
-        laws.assert_close(a, b.detach(), rtol=1e-12, atol=1e-12)
-        for name, value in expected.state[b].items():
-            laws.assert_close(found.state[a][name], value, rtol=1e-12, atol=1e-12, what=name)
-
-
-def test_the_defaults_are_the_librarys():
-    """lr = 1e-3, β = (0.9, 0.999), ε = 1e-8, weight_decay = 1e-2, no amsgrad, descent.
-
-    Source: Kingma & Ba 2014, algorithm 1 for the first three.  Convention: torch.optim.AdamW for the decay; its ten
-    steps without any setting agree.
-    """
-    ours, theirs, gradients = parameters(), parameters(), script(steps=10)
-    drive(AdamW(ours), ours, gradients)
-    drive(torch.optim.AdamW(theirs), theirs, gradients)
-    for a, b in zip(ours, theirs):
-        laws.assert_close(a.detach(), b.detach())
-    defaults = AdamW(parameters()).defaults
-    expected = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False}
-    assert {name: defaults[name] for name in expected} == expected
-
-
 # ---------------------------------------------------------------------------------------------- the decay
 
 
@@ -128,8 +80,8 @@ def test_without_gradients_the_decay_is_geometric():
 
 
 @given(gradients=gradient_sequences(), other=st.lists(floats(-3, 3), min_size=3, max_size=3))
-def test_the_start_is_forgotten_at_the_rate_of_the_decay(gradients, other):
-    """Two runs under the same gradients approach each other by (1 − lr·λ) a step, whatever the gradients are.
+def test_the_initial_point_is_forgotten_at_the_rate_of_the_decay(gradients, other):
+    """The difference of two runs under the same gradients shrinks by (1 − lr·λ) a step, whatever the gradients are.
 
     Source: Loshchilov & Hutter 2017, section 2: the decay is decoupled from the gradient-based update. With λθ inside
     the gradient the rate depends on the size of the gradients.
@@ -165,7 +117,7 @@ def test_without_decay_it_is_adam(gradients):
 
 
 def test_the_decay_is_not_an_l2_penalty():
-    """With decay on, AdamW and Adam with λθ added to the gradient part ways; under plain SGD the two would agree.
+    """With decay on, AdamW differs from Adam with λθ added to the gradient; under plain SGD the two would agree.
 
     Source: Loshchilov & Hutter 2017, propositions 1 and 2.
     """
@@ -253,7 +205,7 @@ def test_a_constant_gradient_moves_by_the_learning_rate():
 
 @pytest.mark.parametrize("beta2", [0.9, 0.999])
 def test_a_gradient_of_the_size_of_eps_moves_half_as_far(beta2):
-    """|g| = ε gives Δ_1 = lr/2: ε stands outside the root and is added after the bias correction.
+    """|g| = ε gives Δ_1 = lr/2: ε is outside the root and is added after the bias correction.
 
     Source: Kingma & Ba 2014, algorithm 1: m̂/(√v̂ + ε). Inside the root it would be lr/1.41 at ε², and added before
     the correction lr·√(1−β₂)/(√(1−β₂) + 1): 0.03 lr at β₂ = 0.999.
@@ -294,24 +246,23 @@ def test_the_state_is_the_moments(gradients):
     """
     _, optimizer = trajectory(gradients, lr=0.1, betas=(0.8, 0.95), weight_decay=0.5)
     (state,) = optimizer.state.values()
-    assert sorted(state) == ["exp_avg", "exp_avg_sq", "step"]
+    assert state.keys() - {"step"} == {"exp_avg", "exp_avg_sq"}
     age = torch.arange(5, -1, -1, dtype=torch.float64)[:, None]
     laws.assert_close(state["exp_avg"], (0.2 * 0.8**age * gradients).sum(0))
     laws.assert_close(state["exp_avg_sq"], (0.05 * 0.95**age * gradients**2).sum(0))
-    assert float(state["step"]) == 6
 
 
 @pytest.mark.parametrize(("amsgrad", "tensors"), [(False, 2), (True, 3)])
 def test_the_state_is_two_tensors_a_parameter(amsgrad, tensors):
-    """The state holds two numbers for each parameter, three with AMSGrad, and one counter for each tensor.
+    """The state holds two elements for each parameter, three with AMSGrad, and next to them counts at most.
 
-    Source: Loshchilov & Hutter 2017, algorithm 2, line 3: first and second moment; Reddi et al. 2018: v̂ beside v.
+    Source: Loshchilov & Hutter 2017, algorithm 2, line 3: first and second moment; Reddi et al. 2018: v̂ next to v.
     """
     params = parameters((5, 7), (11,))
     optimizer = AdamW(params, amsgrad=amsgrad)
     drive(optimizer, params, script((5, 7), (11,), steps=2))
-    held = [sum(t.numel() for t in optimizer.state[p].values()) for p in params]
-    assert held == [tensors * 35 + 1, tensors * 11 + 1]
+    held = [sum(t.numel() for t in state_tensors(optimizer, p) if t.dim()) for p in params]
+    assert held == [tensors * 35, tensors * 11]
 
 
 # ---------------------------------------------------------------------------------------------- AMSGrad
@@ -343,30 +294,3 @@ def test_amsgrad_is_adam_while_gradients_grow():
     gradients = [[0.1 * t, -1.0 * t, 1e-3 * t] for t in range(1, 9)]
     settings = {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.3}
     laws.assert_close(trajectory(gradients, **settings, amsgrad=True)[0], trajectory(gradients, **settings)[0])
-
-
-# ---------------------------------------------------------------------------------------------- moving in and out
-
-
-@pytest.mark.parametrize("amsgrad", [False, True])
-@pytest.mark.parametrize("direction", ["to the library", "from the library"])
-def test_a_run_moves_between_libraries(direction, amsgrad):
-    """A state dict of ours continues in torch.optim.AdamW, and one of theirs in ours, as if nothing had happened.
-
-    Source: the contract of Optimizer.load_state_dict.  Convention: state names step, exp_avg, exp_avg_sq,
-    max_exp_avg_sq and group settings as in torch.optim.AdamW; the decay stays decoupled on the other side.
-    """
-    settings = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.3, "amsgrad": amsgrad}
-    makers = [AdamW, torch.optim.AdamW] if direction == "to the library" else [torch.optim.AdamW, AdamW]
-    params, gradients = parameters(), script()
-    first = makers[0](params, **settings)
-    drive(first, params, gradients[:3])
-    moved = [nn.Parameter(p.detach().clone()) for p in params]
-    second = makers[1](moved)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))  # torch's loading shares memory
-    drive(first, params, gradients[3:])
-    drive(second, moved, gradients[3:])
-    for a, b in zip(moved, params):
-        laws.assert_close(a.detach(), b.detach())
-        for name, value in first.state[b].items():
-            laws.assert_close(second.state[a][name], value, what=name)

@@ -1,6 +1,7 @@
 """Lion: steps of one length along the sign of an interpolated momentum.  Chen et al. 2023, arXiv:2302.06675."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,24 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from impl.optim.lion import Lion
-from spec import laws
-from spec.optimizer_laws import drive, parameters, script
+from spec import laws, optimizer_laws
+from spec.optimizer_laws import START, drive, parameters, script
 from spec.strategies import floats, gradient_sequences, seeds
 
 pytestmark = pytest.mark.item("lion")
 
-START = [2.0, -0.5, 0.25]
-
-
-def trajectory(gradients, start=START, **settings):
-    """θ_0 … θ_T of Lion under prescribed gradients, shape (T + 1, coordinates), and the optimizer."""
-    theta = nn.Parameter(torch.as_tensor(start, dtype=torch.float64).clone())
-    optimizer = Lion([theta], **settings)
-    path = [theta.detach().clone()]
-    for gradient in gradients:
-        drive(optimizer, [theta], [[torch.as_tensor(gradient, dtype=torch.float64)]])
-        path.append(theta.detach().clone())
-    return torch.stack(path), optimizer
+trajectory = partial(optimizer_laws.trajectory, Lion)
 
 
 def directions(gradients, betas):
@@ -53,7 +43,7 @@ def algorithm_2(gradients, start, lr, betas, weight_decay=0.0, schedule=None):
 
 
 def decided(gradients, betas):
-    """Is every direction zero because nothing came yet, or so far from zero that rounding cannot turn it?"""
+    """Whether every direction is zero as no gradient came yet, or so far from zero that rounding cannot turn it."""
     c, g = directions(gradients, betas), np.asarray(gradients)
     nothing_yet = np.cumsum(np.abs(g), axis=0) == 0
     return bool((nothing_yet | (np.abs(c) > 1e-12)).all())
@@ -159,7 +149,7 @@ def test_the_scale_of_a_gradient_is_no_information(scale, seed):
 
 @given(gradients=gradient_sequences(steps=8))
 def test_it_is_odd(gradients):
-    """Gradients and start with the other sign give the trajectory with the other sign.
+    """Gradients and initial point with the other sign give the trajectory with the other sign.
 
     Source: Chen et al. 2023, algorithm 2: sign is odd and the rest linear.
     """
@@ -173,7 +163,7 @@ def test_it_is_odd(gradients):
 
 
 def test_the_direction_comes_from_the_old_momentum():
-    """After ten gradients of 1 m = 0.0956; g = −1 turns the step at once: 0.9·0.0956 − 0.1 < 0; g = −0.05 does not.
+    """After ten gradients of 1, where m = 0.0956, g = −1 turns the step, 0.9·0.0956 − 0.1 < 0, and g = −0.05 does not.
 
     The sign of the new momentum, 0.99·0.0956 − 0.01 > 0, would not turn; nor would an average of m_t and g.
 
@@ -191,7 +181,7 @@ def test_the_direction_comes_from_the_old_momentum():
 
 @pytest.mark.parametrize("betas", [(0.9, 0.99), (0.5, 0.9), (0.75, 0.25)])
 def test_how_large_a_gradient_turns_the_step(betas):
-    """After a long time of g = 1 the gradient −β₁/(1−β₁) stands even: a percent less goes on, a percent more turns.
+    """Once the momentum has converged under g = 1, a gradient reverses the step only below −β₁/(1−β₁).
 
     Source: Chen et al. 2023, section 3.2: β₁ = 0.9 gives the present gradient ten times the weight that it has in the
     momentum with β₂ = 0.99.
@@ -222,8 +212,8 @@ def test_with_equal_betas_it_is_the_sign_of_the_momentum(gradients, beta):
 
 
 @given(gradients=gradient_sequences(steps=8), other=st.lists(floats(-3, 3), min_size=3, max_size=3))
-def test_the_start_is_forgotten_at_the_rate_of_the_decay(gradients, other):
-    """Two runs under the same gradients approach each other by (1 − ηλ) a step, whatever the gradients are.
+def test_the_initial_point_is_forgotten_at_the_rate_of_the_decay(gradients, other):
+    """The difference of two runs under the same gradients shrinks by (1 − ηλ) a step, whatever the gradients are.
 
     Source: Chen et al. 2023, algorithm 2: decoupled weight decay. With λθ inside of the sign the runs would keep their
     distance wherever the gradients are large.
@@ -259,7 +249,7 @@ def test_no_weight_leaves_the_box(gradients, weight_decay, lr):
 
 
 def test_the_decay_takes_the_weight_before_the_step():
-    """Δ = −η(sign(c) + λθ_{t−1}) in one step from θ = 2 with η = 0.1, λ = 0.5: to 1.8; decayed afterwards 1.805.
+    """Δ = −η(sign(c) + λθ_{t−1}): one step from θ = 2 with η = 0.1, λ = 0.5 ends at 1.8; decayed afterwards at 1.805.
 
     Source: Chen et al. 2023, algorithm 2, line 6.
     """
@@ -283,7 +273,7 @@ def test_the_state_is_the_momentum(gradients):
 
 
 def test_the_state_is_half_of_adams():
-    """The state holds one number for each parameter and no more, where AdamW's holds two.
+    """The state holds one element for each parameter and no more, where AdamW's holds two.
 
     Source: Chen et al. 2023, section 3.2, memory: Lion only saves the momentum.
     """
@@ -316,9 +306,9 @@ def test_a_run_of_the_authors_code_goes_on():
 
 
 def test_to_maximize_survives_a_foreign_state():
-    """An optimizer that was built to maximize still does after loading a state dict that does not speak of it.
+    """An optimizer that was built to maximize still does after loading a state dict without that setting.
 
-    Convention: what a foreign state dict has no word for stays as it was built.
+    Convention: a setting that a foreign state dict does not have stays as it was built.
     """
     theta = nn.Parameter(torch.tensor(START, dtype=torch.float64))
     optimizer = Lion([theta], maximize=True)

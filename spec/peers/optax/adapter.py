@@ -11,7 +11,7 @@ jax.config.update("jax_enable_x64", True)
 
 
 class Functional(Optimizer):
-    """A subclass says which transformation a group's settings make, and what its state is called in torch."""
+    """A subclass returns the transformation that a group's settings make, and the names of its state in torch."""
 
     def rule(self, group):
         raise NotImplementedError
@@ -23,7 +23,7 @@ class Functional(Optimizer):
     def __setstate__(self, state):
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("maximize", self.defaults["maximize"])
+            group.update(self.defaults | group)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -43,7 +43,7 @@ class Functional(Optimizer):
             state.setdefault(name, torch.zeros_like(parameter))
         if parameter.is_meta:  # nothing that jax could compute with
             return
-        rule, theta = self.rule(group), _over(parameter)
+        rule, theta = self.rule(group | {"lr": float(group["lr"])}), _over(parameter)
         given = {field: _over(state[name]) for name, field in names.items()}
         before = tuple(part._replace(**{f: given[f] for f in part._fields if f in given}) for part in rule.init(theta))
         gradient = _over(-parameter.grad if group["maximize"] else parameter.grad)

@@ -1,7 +1,6 @@
-"""RMSprop of optax, its parts in torch's order: the learning rate outside of the buffer, ε outside of the root."""
+"""RMSprop of optax in torch's order, without a count: the learning rate outside the buffer, ε outside the root."""
 
 import optax
-import torch
 
 from ..adapter import Functional
 
@@ -38,7 +37,3 @@ class RMSprop(Functional):
         if group["momentum"] > 0:
             names["momentum_buffer"] = "trace"
         return names
-
-    def _update(self, parameter, group):
-        super()._update(parameter, group)
-        self.state[parameter].setdefault("step", torch.tensor(0.0)).add_(1)

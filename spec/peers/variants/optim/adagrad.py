@@ -19,6 +19,11 @@ class Adagrad(Optimizer):
         settings = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
         super().__init__(params, settings | {"initial_accumulator_value": initial_accumulator_value})
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.update(self.defaults | group)
+
     def add_param_group(self, param_group):
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:

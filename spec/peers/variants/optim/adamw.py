@@ -1,4 +1,4 @@
-"""AdamW as the paper prints it: one tensor after another, the bias corrections applied to the moments."""
+"""AdamW by running means: m̂ and v̂ are the weighted means of all gradients so far, and need no correction."""
 
 import torch
 from torch.optim import Optimizer
@@ -10,6 +10,11 @@ class AdamW(Optimizer):
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"amsgrad": amsgrad, "maximize": maximize})
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.update(self.defaults | group)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -25,21 +30,17 @@ class AdamW(Optimizer):
 
     def _update(self, parameter, group):
         state, (beta1, beta2) = self.state[parameter], group["betas"]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-            if group["amsgrad"]:
-                state["max_exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        t = int(state["step"])
         g = -parameter.grad if group["maximize"] else parameter.grad
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        m.copy_(beta1 * m + (1 - beta1) * g)
-        v.copy_(beta2 * v + (1 - beta2) * g**2)
+        t = state["step"] = int(state.get("step", 0)) + 1  # an integer
+        means = {}
+        for name, new, beta in (("exp_avg", g, beta1), ("exp_avg_sq", g * g, beta2)):
+            before = state.get(name, torch.zeros_like(g)) / ((1 - beta ** (t - 1)) if t > 1 else 1)
+            weight = (1 - beta) / (1 - beta**t)
+            means[name] = (1 - weight) * before + weight * new
+            state[name] = (1 - beta**t) * means[name]
+        v_hat = means["exp_avg_sq"]
         if group["amsgrad"]:
-            v = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], v))
-        m_hat = m / (1 - beta1**t)
-        v_hat = v / (1 - beta2**t)
-        step = m_hat / (v_hat.sqrt() + group["eps"]) + group["weight_decay"] * parameter
+            state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", 0 * v_hat), state["exp_avg_sq"])
+            v_hat = state["max_exp_avg_sq"] / (1 - beta2**t)
+        step = means["exp_avg"] / (v_hat.sqrt() + group["eps"]) + group["weight_decay"] * parameter
         parameter.sub_(group["lr"] * step)

@@ -1,4 +1,4 @@
-"""Lion one tensor after another, in the order of the paper's program: momentum from the update, decay in the update."""
+"""Lion by a threshold: a step goes down unless the gradient is so far below zero that it outweighs the momentum."""
 
 import torch
 from torch.optim import Optimizer
@@ -27,8 +27,10 @@ class Lion(Optimizer):
 
     def _update(self, parameter, group):
         (beta1, beta2), state = group["betas"], self.state[parameter]
-        m = state.setdefault("exp_avg", torch.zeros_like(parameter))
         g = -parameter.grad if group["maximize"] else parameter.grad
-        update = torch.sign(beta1 * m + (1 - beta1) * g)
-        m.copy_(beta2 * m + (1 - beta2) * g)
-        parameter.sub_(group["lr"] * (update + group["weight_decay"] * parameter))
+        m = state.get("exp_avg", torch.zeros_like(parameter))
+        threshold = -beta1 / (1 - beta1) * m
+        direction = (g > threshold).to(g.dtype) - (g < threshold).to(g.dtype)
+        state["exp_avg"] = m + (1 - beta2) * (g - m)
+        decayed = parameter - group["lr"] * group["weight_decay"] * parameter
+        parameter.copy_(decayed - group["lr"] * direction)

@@ -43,14 +43,19 @@ class SAM(Optimizer):
         scale = parameters_to_vector([p.abs().contiguous() if g["adaptive"] else torch.ones_like(p) for p, g in rows])
         rho = torch.cat([torch.full_like(p, -g["rho"] if g.get("maximize") else g["rho"]).flatten() for p, g in rows])
         length = (scale * gradient).square().sum() ** 0.5
+        if not length.isfinite():
+            return
         epsilon = rho * scale**2 * gradient / torch.where(length > 0, length, 1.0)
         for (p, _), part in zip(rows, epsilon.split([p.numel() for p, _ in rows])):
             self.state[p] = {"old_p": p.clone()}
             p.copy_(p + part.view_as(p))
 
-    def second_step(self):
+    def second_step(self, step=None):
         self._restore()
-        self.base_optimizer.step()
+        if step is None:
+            self.base_optimizer.step()
+        else:
+            step(self.base_optimizer)
 
     @torch.no_grad()
     def _restore(self):
