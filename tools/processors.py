@@ -20,6 +20,7 @@ from tools import golden as golden_tool
 CORES = {"Haswell": "AVX2", "SkylakeX": "AVX512", "Zen": "AVX2"}  # of OpenBLAS, and what their kernels need
 CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}  # of torch
 THREADS = (1, 2, 4)
+VARIABLES = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES", "GLIBC_TUNABLES")
 _ORDER = ["DEFAULT", "AVX2", "AVX512"]
 
 
@@ -78,8 +79,7 @@ def main(specs: bool, kills: bool, product: bool, items: list[str], names: list[
 
 def probe() -> dict:
     """What this processor and these libraries offer, asked in a process that no variable holds back."""
-    ours = {name for cell in cells({"capability": "AVX512", "simd": [], "jax": True}) for name in cell.environment}
-    free = {k: v for k, v in os.environ.items() if k not in ours | {"ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES"}}
+    free = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     code = "from tools.processors import _offers; _offers()"
     done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -245,18 +245,21 @@ def _kills(cell: Cell, items, label) -> Outcome:
 
 
 def _command(cell: Cell, arguments) -> Outcome:
-    done = subprocess.run(
+    lines = []
+    with subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | cell.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    ) as child:
+        for line in child.stdout:
+            print(line, end="", flush=True)  # minutes: whoever waits sees how far it is
+            lines += [line.rstrip()] if line.strip() else []
     counted = [line for line in lines if " passed" in line or "caught" in line] or lines[-1:]
     outcome = Outcome(cell, said=counted[-1].strip() if counted else "no output")
-    if done.returncode != 0:
-        outcome.problems.append(f"ended with status {done.returncode}:\n" + "\n".join(lines[-60:]))
+    if child.returncode != 0:
+        outcome.problems.append(f"ended with status {child.returncode}:\n" + "\n".join(lines[-60:]))
     return outcome
 
 
