@@ -19,6 +19,8 @@ test: setup lint
 	@$(RUN) -m tools checklist
 	@echo "== golden values"
 	@$(RUN) -m tools golden --installed
+	@echo "== golden values along other processors' code paths"
+	@$(RUN) -m tools processors
 	@echo "== peers: other people's correct code must be accepted"
 	@$(RUN) -m tools peers
 
@@ -38,12 +40,14 @@ checklist: setup
 	@$(RUN) -m pytest
 	@$(RUN) -m tools checklist --update
 
-# Which bugs do the specs catch, whom do they accept, is a failure named rightly, is every guard tested?
+# Which bugs do the specs catch, whom do they accept, is a failure named rightly, is every guard tested, and do the
+# specs hold where torch finds the least of a processor?
 strength: setup
 	@$(RUN) -m tools strength
 	@$(RUN) -m tools peers
 	@$(RUN) -m tools diagnosis
 	@$(RUN) -m tools guards
+	@$(RUN) -m tools processors --specs --cell ATEN_CPU_CAPABILITY=default
 
 # Re-derive every golden value, in an environment of its own with the oracles (3 GB).
 golden:

@@ -1,5 +1,7 @@
 """Hypothesis profiles, seeds and threads of every spec."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -25,7 +27,8 @@ def pytest_configure(config):
         cases.wanted = set(config.getoption("items", default=[]))
     laws.asks_wording = config.getoption("impl", default="impl") in ("impl", "fast")
     # One core a run: workers share the machine, and sums do not depend on how a loop was split.
-    torch.set_num_threads(1)
+    # TORCH_THREADS is for `tools processors`, which asks whether the specs hold however a loop is split.
+    torch.set_num_threads(int(os.environ.get("TORCH_THREADS", 1)))
 
 
 @pytest.fixture(autouse=True)

@@ -50,9 +50,15 @@ def main(argv=None) -> int:
     claims.add_argument("--before", metavar="REV", help="compare with the claims of this revision")
     add("guards", "is every guard against false green missed when it is taken out?")
     diagnosis = add("diagnosis", "how often does a failure name the right bug?")
+    processors = add("processors", "do golden values, specs and kills stand along other processors' code paths?")
+    processors.add_argument("--specs", action="store_true", help="run the specs in each cell, not the golden check")
+    processors.add_argument("--kills", action="store_true", help="ask the recorded killers in each cell instead")
+    processors.add_argument("--product", action="store_true", help="every core with every capability and thread count")
+    processors.add_argument("--cell", action="append", default=[], metavar="WORD", help="only cells so named")
+    processors.add_argument("--jobs", type=int, metavar="N", help="cells side by side; default: one a core")
     bench = add("bench", "time our layers beside the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
-    for sub in (golden, strength, peers, laws, claims, diagnosis, bench):
+    for sub in (golden, strength, peers, laws, claims, diagnosis, bench, processors):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
@@ -117,6 +123,11 @@ def _run(arguments) -> int:
             from tools.diagnosis import main as run
 
             return run(arguments.item)
+        case "processors":
+            from tools.processors import main as run
+
+            a = arguments
+            return run(a.specs, a.kills, a.product, a.item, a.cell, a.jobs)
         case "bench":
             from tools.bench import main as run
 

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 EPSILON = {"float64": 1e-12, "float32": 1e-6}
 # Beyond this two derivations are of two things, and no tolerance makes a golden value of them.
 MOST = 1e-4
+ULPS = "units in the last place"
 HINT = "pip install -c constraints.txt -e '.[oracles]'"
 
 
@@ -119,8 +121,51 @@ def _freeze(golden, item, source, recipe, folder):
         "second": source.second or "none",
         "versions": {d: metadata.version(d).partition("+")[0] for d in source.needs},
         "digest": golden.digest(arrays),
+        "given": {name: {"ulps": ulps} for name, ulps in _ulps(recipe).items()},
         "values": values,
     }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a fresh array is from the frozen one, and how far it may be."""
+
+    size: float
+    tolerance: float
+    unit: str = ""  # ULPS for given arrays; expected values are weighed against 1 + |value|
+
+    @property
+    def allowed(self) -> bool:
+        return self.size <= self.tolerance
+
+    def __str__(self) -> str:
+        return f"{self.size:g} > {self.tolerance:g} {self.unit}".rstrip()
+
+
+def drifts(golden, item, recipe, record) -> dict[str, Drift]:
+    """The drift of each array of an item whose frozen file is sound; infinite where shape or dtype changed."""
+    frozen, entry = golden.read(item, golden.FOLDER), record[item]
+    found = {}
+    for name, array in (recipe.inputs | recipe.values).items():
+        kept = frozen[name].numpy()
+        given = name in recipe.inputs and name not in recipe.values
+        tolerance = entry.get("given", {}).get(name, {}).get("ulps", 0) if given else entry["values"][name]["tolerance"]
+        found[name] = Drift(_distance(array, kept, given), float(tolerance), ULPS if given else "")
+    return found
+
+
+def _distance(array, kept, given: bool) -> float:
+    """The largest distance of two elements: in units of the frozen one's last place, or against 1 + |value|."""
+    if kept.shape != array.shape or kept.dtype != array.dtype:
+        return float("inf")
+    if kept.dtype.kind != "f":
+        return 0.0 if np.array_equal(array, kept) else float("inf")
+    same = (array == kept) | (np.isnan(array) & np.isnan(kept))
+    array, kept = array[~same], kept[~same]
+    with np.errstate(invalid="ignore"):
+        # A unit is the frozen element's own: next to 1e-18 an error of 1e-18 is no matter of a few units.
+        gap = np.abs(array - kept) / (np.spacing(np.abs(kept)) if given else 1 + np.abs(kept))
+    return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
 
 
 def _compare(golden, item, recipe, record):
@@ -134,18 +179,24 @@ def _compare(golden, item, recipe, record):
     if names:
         return [f"{item}: recipe and file differ in {', '.join(sorted(names))}"]
     found = []
-    for name, array in fresh.items():
-        kept = frozen[name].numpy()
-        tolerance = record[item]["values"].get(name, {}).get("tolerance", 0.0)
+    recorded = {name: entry["ulps"] for name, entry in record[item].get("given", {}).items()}
+    if recorded != _ulps(recipe):
+        found.append(f"{item}: the recipe allows {_ulps(recipe)} {ULPS}, provenance.toml {recorded}")
+    for name, drift in drifts(golden, item, recipe, record).items():
+        kept, array = frozen[name].numpy(), fresh[name]
         if kept.shape != array.shape or kept.dtype != array.dtype:
             found.append(f"{item}.{name}: frozen {kept.dtype}{kept.shape}, derived {array.dtype}{array.shape}")
-        elif not np.allclose(array, kept, rtol=tolerance, atol=tolerance, equal_nan=True):
-            found.append(f"{item}.{name}: derived value differs by {np.abs(array - kept).max():g} > {tolerance:g}")
+        elif not drift.allowed:
+            found.append(f"{item}.{name}: derived value differs by {drift}")
     for name, value in _derive(recipe).items():
         allowed = record[item]["values"][name]["tolerance"]
         if (value["disagreement"] or 0.0) > allowed:
             found.append(f"{item}.{name}: its two derivations now disagree by {value['disagreement']:g} > {allowed:g}")
     return found
+
+
+def _ulps(recipe) -> dict[str, int]:
+    return {name: ulps for name, ulps in recipe.ulps.items() if ulps}
 
 
 def _frozen_problem(golden, item):
@@ -175,7 +226,11 @@ def _as_toml(record) -> str:
         lines += ["", f"[{item}]"]
         lines += [f'{key} = "{_escape(entry[key])}"' for key in ("oracle", "second", "digest")]
         versions = ", ".join(f'"{d}" = "{v}"' for d, v in entry["versions"].items())
-        lines += [f"versions = {{ {versions} }}", "[" + item + ".values]"]
+        lines.append(f"versions = {{ {versions} }}")
+        if given := entry.get("given"):
+            lines.append(f"[{item}.given]")
+            lines += [f'"{name}" = {{ ulps = {value["ulps"]} }}' for name, value in given.items()]
+        lines.append(f"[{item}.values]")
         for name, value in entry["values"].items():
             gap = value.get("disagreement")
             gap = "" if gap is None else f"disagreement = {gap:.1e}, "

@@ -249,7 +249,86 @@ def incomplete_item(root: Path, files):
             )
 
 
-PER_REPOSITORY = (recipe_imports_the_subject, identical_golden_arrays, unused_golden_file, incomplete_item)
+def inexact_given(root: Path, files):
+    """A given array has no room, but comes from a routine whose last digits depend on the processor."""
+    for path in sorted((root / "spec" / "golden" / "recipes").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        helpers = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+        scopes = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+        seen = set()
+        for scope in scopes:  # an inner function comes again, by itself; its outer names count there too
+            for call in (n for n in ast.walk(scope) if isinstance(n, ast.Call)):
+                if not (isinstance(call.func, ast.Attribute) and call.func.attr == "given" and len(call.args) == 2):
+                    continue
+                found = sorted(_inexact(call.args[1], [tree, scope], helpers, set()))
+                if found and "ulps" not in {k.arg for k in call.keywords} and call.lineno not in seen:
+                    seen.add(call.lineno)
+                    what = f"{', '.join(found)}; derive it exactly (mpmath, fractions) or say given(…, ulps=N)"
+                    yield Finding(f"{path.relative_to(root).as_posix()}:{call.lineno}", "inexact-given", what)
+
+
+PER_REPOSITORY = (
+    recipe_imports_the_subject,
+    identical_golden_arrays,
+    unused_golden_file,
+    incomplete_item,
+    inexact_given,
+)
+
+# Sums, products of matrices and elementary functions: NumPy, SciPy, torch and jax each have several kernels for them.
+_INEXACT = re.compile(
+    r"^(exp|exp2|expm1|log|log2|log10|log1p|logaddexp|power|cbrt|sin|cos|tan|arcsin|arccos|arctan|arctan2|sinh|cosh"
+    r"|tanh|sigmoid|expit|erf|erfc|gamma|gammaln|softmax|log_softmax|softplus|logsumexp|pdf|cdf|logpdf|ppf|sum|nansum"
+    r"|mean|nanmean|average|var|std|cumsum|prod|cumprod|dot|vdot|inner|matmul|mm|bmm|einsum|tensordot|convolve|norm"
+    r"|eig|eigh|eigvals|eigvalsh|svd|qr|solve|inv|pinv|lstsq|cholesky|det|slogdet|matrix_power|leggauss|hermgauss"
+    r"|roots_legendre|quad|trapezoid|interp|polyfit|fft|ifft|rfft|randn|randn_like|normal_|minimize|minimize_scalar)$"
+)
+_EXACT_HOMES = ("mpmath", "Fraction", "fractions", "math.prod", "math.fsum")
+
+
+def _inexact(node, scopes, helpers, seen) -> set[str]:
+    """Inexact routines that an expression calls, through names that its scopes assign and helpers of its file."""
+    if isinstance(node, ast.Attribute) and node.attr in ("shape", "size", "ndim", "dtype"):
+        return set()  # how large an array is does not depend on its digits
+    found = set()
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        found.add("@")
+    if isinstance(node, ast.Call):
+        called = ast.unparse(node.func)
+        if called.startswith(_EXACT_HOMES) or called == "len":
+            return set()
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "given":
+            return set()  # a finding of its own
+        if isinstance(node.func, ast.Attribute) and _INEXACT.match(node.func.attr):
+            found.add(called)
+        if called in helpers and called not in seen:
+            seen.add(called)
+            for result in (n for n in ast.walk(helpers[called]) if isinstance(n, ast.Return) and n.value):
+                found |= _inexact(result.value, [helpers[called]], helpers, seen)
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in seen:
+        seen.add(node.id)
+        for value in (v for scope in scopes for v in _assigned(scope, node.id)):
+            found |= _inexact(value, scopes, helpers, seen)
+    for child in ast.iter_child_nodes(node):
+        found |= _inexact(child, scopes, helpers, seen)
+    return found
+
+
+def _assigned(scope, name: str) -> Iterator[ast.expr]:
+    """What a scope's statements give a name; of a module only its own statements, not its functions'."""
+    for node in scope.body if isinstance(scope, ast.Module) else ast.walk(scope):
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)) and node.value:
+            targets, value = [node.target], node.value
+        else:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+                pairs = list(zip(target.elts, value.elts))
+            else:
+                pairs = [(t, value) for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            yield from (v for t, v in pairs if isinstance(t, ast.Name) and t.id == name)
 
 
 def _is_comparison(call: ast.Call) -> bool:

@@ -213,7 +213,7 @@ def test_mish_trains_deeper_networks_than_silu():
         ).item()
         for name, activation in (("mish", Mish), ("silu", nn.SiLU))
     }
-    assert losses["mish"] < 0.9
+    assert losses["mish"] < 0.8
     assert losses["mish"] < 0.8 * losses["silu"]
 
 

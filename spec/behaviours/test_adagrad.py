@@ -55,7 +55,7 @@ def test_the_unit_of_the_loss_does_not_matter():
     """Digits with the loss multiplied by 1/1000, 1 and 1000: the same accuracy, at one learning rate.
 
     Measured: 0.95 to 0.97 at all three (3 seeds); SGD at its best rate 0.11 to 0.15, 0.92 to 0.96 and 0.09 to 0.12.
-    The threshold is at 0.9.
+    The threshold stands at 0.8.
 
     Source: Duchi, Hazan & Singer 2011, section 1: the learning rate is found from the data, where gradient descent
     needs it set to the size of the gradients.
@@ -71,4 +71,4 @@ def test_the_unit_of_the_loss_does_not_matter():
             (unit * nn.functional.cross_entropy(net(images[rows]), labels[rows])).backward()
             optimizer.step()
         accuracy = (net(test_images).argmax(1) == test_labels).float().mean().item()
-        assert accuracy > 0.9, f"expected an accuracy above 0.9 with the loss times {unit:g}, found {accuracy:.3f}"
+        assert accuracy > 0.8, f"expected an accuracy above 0.8 with the loss times {unit:g}, found {accuracy:.3f}"

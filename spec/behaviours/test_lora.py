@@ -112,10 +112,10 @@ def test_tasks_are_switched_by_swapping_the_adapters():
     before = model(x)
     empty = {name: t.clone() for name, t in lora_state_dict(model).items()}
     load_lora_state_dict(model, lora_state_dict(low_rank()))
-    assert accuracy(model, turned(x), y) >= 0.85 and accuracy(model, x, y) < 0.5
+    assert accuracy(model, turned(x), y) >= 0.8 and accuracy(model, x, y) < 0.5
     plain = perceptron()
     plain.load_state_dict(merged_state_dict(model))
     assert (plain(turned(x)).argmax(1) == model(turned(x)).argmax(1)).all()
     load_lora_state_dict(model, empty)
     laws.assert_same(model(x), before)
-    assert accuracy(model, x, y) >= 0.9 and accuracy(model, turned(x), y) < 0.15
+    assert accuracy(model, x, y) >= 0.9 and accuracy(model, turned(x), y) < 0.2

@@ -43,7 +43,7 @@ def test_the_balance_loss_prevents_collapse():
     dead, balance, _ = trained_on_digits(0.0)
     assert dead >= 4 and balance > 3, f"expected a collapse without the loss, found {dead} dead experts, {balance:.2f}"
     dead, balance, accuracy = trained_on_digits(0.1)
-    assert dead == 0 and balance < 1.3, f"expected all experts at work, found {dead} dead, a loss of {balance:.2f}"
+    assert dead == 0 and balance < 1.5, f"expected all experts at work, found {dead} dead, a loss of {balance:.2f}"
     assert accuracy > 0.9, f"expected an accuracy above 0.9, found {accuracy:.3f}"
 
 

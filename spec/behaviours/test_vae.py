@@ -192,7 +192,7 @@ def test_reparameterised_gradient_has_the_lower_variance():
     log_q = torch.distributions.Normal(mu, 1.0).log_prob(fixed)
     (score,) = torch.autograd.grad((fixed.square() * log_q).sum(), mu)
     low, high = through_draw.var().item(), score.var().item()
-    assert abs(low - 4) < 0.1, f"expected a variance of 4 through the draw, found {low:.3f}"
+    assert abs(low - 4) < 0.4, f"expected a variance of 4 through the draw, found {low:.3f}"
     assert abs(high - 15) < 1.6, f"expected a variance of 15 by the score function, found {high:.2f}"
     assert high > 3 * low, f"expected a ratio above 3, found {high / low:.2f}"
 

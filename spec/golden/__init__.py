@@ -18,6 +18,8 @@ from torch import Tensor
 from spec import laws
 
 FOLDER = Path(__file__).parent
+# What a given array may be allowed at most: a routine that is further off than this is not the same routine.
+MOST_ULPS = 8
 
 
 class GoldenError(AssertionError):
@@ -31,10 +33,25 @@ class Recipe:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, np.ndarray] = field(default_factory=dict)
+    ulps: dict[str, int] = field(default_factory=dict)
 
-    def given(self, name: str, array) -> np.ndarray:
-        """Freeze an input or a weight; returns it as an array."""
+    def given(self, name: str, array, ulps: int = 0) -> np.ndarray:
+        """Freeze an input or a weight; returns it as an array.
+
+        Args:
+            ulps: by how many units in the last place each element may differ where another processor derives it.
+                0 is for what every processor gets alike: written-out numbers, draws of a NumPy generator, sums and
+                products of two elements, correctly rounded values (mpmath, fractions). An exponential, a sum, a
+                matrix product or an eigenvalue is computed along another path on another processor, so better derive
+                it exactly; where that is impossible it may have a few units, at most 8.
+
+        Raises:
+            ValueError: ulps is negative or above 8.
+        """
+        if not 0 <= ulps <= MOST_ULPS:
+            raise ValueError(f"{name}: expected 0 to {MOST_ULPS} units in the last place, found {ulps}")
         self.inputs[name] = _array(array)
+        self.ulps[name] = ulps
         return self.inputs[name]
 
     def expect(self, name: str, value, second=None) -> None:

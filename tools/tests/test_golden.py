@@ -13,11 +13,15 @@ from tools import golden as tool
 
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
-    """One recipe in an empty folder; its oracle can be told to drift."""
-    state = {"factor": 2.0, "second": 2.0}
+    """One recipe in an empty folder; its oracle and its inputs can be told to drift."""
+    state = {"factor": 2.0, "second": 2.0, "off": 0, "ulps": 0}
 
     def generate(recipe):
-        x = recipe.given("x", np.linspace(-1, 1, 5))
+        x = np.linspace(-1, 1, 5)
+        tiny = np.array([1e-300, 3e-18, -0.7, 0.0, 5e20])
+        tiny += state["off"] * np.where(tiny == 0, 0, np.spacing(tiny))
+        recipe.given("x", x)
+        recipe.given("weights", tiny, ulps=state["ulps"])
         recipe.expect("y", state["factor"] * x, second=state["second"] * x)
 
     source = golden.Source("double", "arithmetic", "addition", ("numpy",), generate)
@@ -64,6 +68,50 @@ def test_drifting_oracle_is_drift(recipes, capsys):
     state["factor"] = state["second"] = 2 + 1e-9
     assert run() == 1
     assert "derived value differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ulps", [0, 1, 4, 8])
+def test_ten_units_in_the_last_place_of_a_given_array_are_drift(recipes, capsys, ulps):
+    """However small the element: 10 units of 1e-300 are drift, whatever number of units the recipe asks for."""
+    state, _ = recipes
+    state["ulps"] = ulps
+    run(update=True)
+    state["off"] = 10
+    assert run() == 1
+    assert f"double.weights: derived value differs by 10 > {ulps} units in the last place" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("off", [1, 4, -4, 5, -5])
+def test_a_computed_array_has_the_units_that_its_recipe_declares(recipes, off):
+    state, folder = recipes
+    state["ulps"] = 4
+    run(update=True)
+    assert '[double.given]\n"weights" = { ulps = 4 }' in (folder / "provenance.toml").read_text()
+    state["off"] = off
+    assert run() == int(abs(off) > 4)
+
+
+def test_an_exact_array_has_no_room(recipes):
+    state, folder = recipes
+    run(update=True)
+    assert "double.given" not in (folder / "provenance.toml").read_text()
+    state["off"] = 1
+    assert run() == 1
+
+
+def test_units_that_were_not_frozen_are_drift(recipes, capsys):
+    """A recipe cannot gain room without provenance.toml showing it."""
+    state, _ = recipes
+    run(update=True)
+    state["ulps"] = 4
+    assert run() == 1
+    assert "the recipe allows {'weights': 4} units in the last place, provenance.toml {}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ulps", [-1, 9])
+def test_more_than_a_few_units_are_refused(ulps):
+    with pytest.raises(ValueError, match="weights: expected 0 to 8 units in the last place, found"):
+        golden.Recipe().given("weights", [0.5], ulps=ulps)
 
 
 def test_derivations_that_part_are_drift(recipes, capsys):

@@ -97,6 +97,65 @@ def test_recipe_that_imports_the_subject_is_found(good, line):
     assert rules(good) == {"oracle-from-the-subject"}
 
 
+RECIPE = """
+import math
+
+import mpmath
+import numpy as np
+import torch
+from scipy.stats import norm
+
+
+def draws(rng, spread):
+    return math.prod(spread) * rng.normal(size=3)
+
+
+def means(rng):
+    return rng.normal(size=(3, 2)).mean(axis=0)
+
+
+def double(recipe):
+    rng = np.random.default_rng(0)
+    nodes, weights = np.polynomial.legendre.leggauss(160)
+    y = torch.tensor([1.0]).exp()
+    left, right = rng.random(4), rng.random(4) @ rng.random((4, 4))
+    recipe.given("x", EXPRESSION)
+"""
+EXACT = (
+    "np.linspace(-1, 1, 5)",
+    "0.4 * rng.normal(size=y.shape) + left",
+    "draws(rng, (2, 3))",
+    "[float(mpmath.exp(v)) for v in left.tolist()]",
+    "rng.uniform(0, 1, size=len(nodes))",
+    "np.exp(left), ulps=4",
+)
+INEXACT = (
+    "np.exp(left)",
+    "norm.pdf(left)",
+    "2 * weights",
+    "right",
+    "means(rng)",
+    "y",
+    "left.sum()",
+    "torch.randn(3)",
+    "np.outer(left, [1, left @ left])",
+    "np.linalg.norm(left)",
+)
+
+
+@pytest.mark.parametrize("expression", EXACT)
+def test_given_array_that_every_processor_gets_alike_passes(good, expression):
+    good.write("spec/golden/recipes/double.py", RECIPE.replace("EXPRESSION", expression))
+    assert rules(good) == set()
+
+
+@pytest.mark.parametrize("expression", INEXACT)
+def test_given_array_of_an_inexact_routine_is_found(good, expression):
+    """Another processor computes its last digits along another path, and a given array has no room for that."""
+    good.write("spec/golden/recipes/double.py", RECIPE.replace("EXPRESSION", expression))
+    assert rules(good) == {"inexact-given"}
+
+
 def test_threshold_without_measurement_is_found(good):
     good.edit("spec/behaviours/test_double_behaviours.py", "  Measured: 1.0 right, 0.2 wrong.", "")
     assert rules(good) == {"threshold-without-measurement"}

@@ -1,5 +1,7 @@
 """Golden values of the activation functions: torch.nn beside mpmath (30 digits), scipy and jax."""
 
+from functools import cache
+
 import numpy as np
 
 from spec.golden import Recipe, recipe
@@ -50,6 +52,32 @@ def steepest(recipe: Recipe, f, near: float, bounds: tuple[float, float]) -> Non
     recipe.expect("steepest", [float(mpmath.diff(f, place))], second=[-found.fun])
 
 
+@cache
+def legendre(n: int) -> list:
+    """The n pairs of node and weight of the Gauss-Legendre rule on [-1, 1], by Newton on P_n with 40 digits.
+
+    numpy.polynomial.legendre.leggauss takes eigenvalues, whose last digits depend on the processor.
+    """
+    import mpmath
+
+    def polynomial(x):
+        """P_n(x) and P_n'(x) by the recurrence (k + 1) P_{k+1} = (2k + 1) x P_k - k P_{k-1}."""
+        last, value = mpmath.mpf(1), x
+        for k in range(1, n):
+            last, value = value, ((2 * k + 1) * x * value - k * last) / (k + 1)
+        return value, n * (x * value - last) / (x * x - 1)
+
+    rule = []
+    with mpmath.workdps(40):
+        for i in range(n):
+            x = -mpmath.cos(mpmath.pi * (i + mpmath.mpf(3) / 4) / (n + mpmath.mpf(1) / 2))
+            for _ in range(6):  # digits double from three
+                value, slope = polynomial(x)
+                x -= value / slope
+            rule.append((x, 2 / ((1 - x * x) * polynomial(x)[1] ** 2)))
+    return rule
+
+
 def moments(recipe: Recipe, f, kinks, mean=None, square=None) -> None:
     """E f(z) and E f(z)² for z ~ N(0, 1): a closed form, or quadrature with 30 digits, beside scipy's quadrature.
 
@@ -57,15 +85,17 @@ def moments(recipe: Recipe, f, kinks, mean=None, square=None) -> None:
     """
     import mpmath
     from scipy.integrate import quad
-    from scipy.stats import norm
 
     mpmath.mp.dps = 30
     edges = [-ENDS, *kinks, ENDS]
-    unit, weight = np.polynomial.legendre.leggauss(160)
     pieces = list(zip(edges[:-1], edges[1:]))
-    nodes = np.concatenate([(b - a) / 2 * unit + (a + b) / 2 for a, b in pieces])
-    recipe.given("nodes", nodes)
-    recipe.given("weights", np.concatenate([(b - a) / 2 * weight for a, b in pieces]) * norm.pdf(nodes))
+    nodes, weights = [], []
+    for a, b in pieces:
+        half, middle = (mpmath.mpf(b) - a) / 2, (mpmath.mpf(a) + b) / 2
+        nodes += [half * x + middle for x, _ in legendre(160)]
+        weights += [half * weight * mpmath.npdf(half * x + middle) for x, weight in legendre(160)]
+    recipe.given("nodes", [float(x) for x in nodes])
+    recipe.given("weights", [float(x) for x in weights])
     for name, power, closed in (("mean", 1, mean), ("mean_square", 2, square)):
 
         def weighted(t, power=power):

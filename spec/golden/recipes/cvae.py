@@ -167,12 +167,14 @@ def _gradients(recipe, w, y, x, nodes, masses):
 
 def _linear_model(recipe):
     """p(z|x) = N(Ax + a, P), p(y|x, z) = N(Wz + Vx + b, s² I): log p(y|x) of 3 pairs; columns of W orthogonal."""
+    from fractions import Fraction
+
     from scipy import stats
 
-    weight = recipe.given("linear.weight", [[1.2, -0.4], [-0.6, 0.3], [0.9, 0.2], [0.3, 1.6]])
-    # Gram and Schmidt: the second column against the first.
-    weight = weight - np.outer(weight[:, 0], [0, weight[:, 0] @ weight[:, 1] / (weight[:, 0] @ weight[:, 0])])
-    weight = recipe.given("linear.weight", weight)
+    columns = [[Fraction(v) for v in column] for column in ([1.2, -0.6, 0.9, 0.3], [-0.4, 0.3, 0.2, 1.6])]
+    # Gram and Schmidt: the second column against the first, in fractions, for a dot product rounds by processor.
+    share = sum(a * b for a, b in zip(*columns)) / sum(a * a for a in columns[0])
+    weight = recipe.given("linear.weight", [[float(a), float(b - share * a)] for a, b in zip(*columns)])
     by_condition = recipe.given(
         "linear.by_condition", [[0.5, -1.0, 0.2], [0.1, 0.4, -0.7], [-0.3, 0.8, 0.6], [1.1, -0.2, 0.9]]
     )

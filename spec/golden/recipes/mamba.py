@@ -142,7 +142,7 @@ def _zero_order_hold(recipe, rng):
     from scipy.signal import cont2discrete
 
     delta = recipe.given("zoh.delta", np.array([1e-4, 0.01, 0.3, 1.0, 7.0]))
-    A = recipe.given("zoh.A", -np.exp(rng.normal(size=4)))
+    A = recipe.given("zoh.A", [-float(mpmath.exp(v)) for v in rng.normal(size=4).tolist()])
     B = recipe.given("zoh.B", rng.normal(size=4))
     found = np.zeros((2, 5, 4))
     exact = np.zeros((2, 5, 4))
