@@ -116,8 +116,14 @@ def along(values: Tensor, input: Tensor, axis: int) -> Tensor:
 
 
 def readable(values: Tensor) -> bool:
-    """False where values are not known: on the meta device, and while a graph is captured."""
-    return not (values.is_meta or torch.compiler.is_compiling())
+    """False where values are not known: on the meta device, while a graph is captured, and under vmap."""
+    if values.is_meta or torch.compiler.is_compiling():
+        return False
+    try:
+        values.reshape(-1)[:1].tolist()
+    except RuntimeError:  # vmap's tensors refuse
+        return False
+    return True
 
 
 def check_bits(bits: int, most: int = 16) -> None:

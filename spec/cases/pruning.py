@@ -63,6 +63,7 @@ _BAD_TICKET = {
 }
 
 _MASKS = {
+    "transforms": "how many weights a mask keeps is read from them",
     "gradient_correct": "a mask is no differentiable function; what it does to gradients, the ticket's record checks",
     "compiles": "how many weights are left decides the shapes: it runs once a round, outside of any graph",
     "works_on_meta": "how many weights are left is in the data",

@@ -24,7 +24,14 @@ INTEGERS = {
     "every_parameter_receives_gradient": "integers have no derivative",
 }
 INTEGER_INPUTS = dict.fromkeys(
-    ("inputs_not_mutated", "accepts_non_contiguous", "compiles", "from_scratch"),
+    (
+        "inputs_not_mutated",
+        "accepts_non_contiguous",
+        "compiles",
+        "transforms",
+        "may_be_changed_in_place",
+        "from_scratch",
+    ),
     "it takes gradients, and no input is real",
 )
 NO_BATCH = dict.fromkeys(
@@ -71,7 +78,11 @@ def _observer(make, name, *, bad, channels=False):
         build=lambda: make(**options),
         inputs=lambda: (normal(2, 3, 4),),
         bad={} if channels else arguments | bad,
-        exempt=NO_PARAMETERS | {"compiles": "torch's own cannot; test_observers_compile asks the others"},
+        exempt=NO_PARAMETERS
+        | {
+            "compiles": "torch's own cannot; test_observers_compile asks the others",
+            "transforms": "it remembers the range of what it sees",
+        },
     )
 
 
