@@ -10,6 +10,7 @@ once more for its gradient, with the same random numbers and under the same auto
 """
 
 import contextlib
+import itertools
 
 import torch
 from jaxtyping import Float
@@ -73,34 +74,31 @@ class ReversibleSequence(nn.Module):
     def forward(
         self, x1: Float[Tensor, "*shape"], x2: Float[Tensor, "*shape"], *context: Tensor | None
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """The last block's y₁ and y₂; `context`: further arguments of each F, which get no gradient."""
+        """The last block's y₁ and y₂; `context`: further arguments of each F."""
         if torch.compiler.is_compiling():
             for block in self.blocks:
                 x1, x2 = block(x1, x2, *context)
             return x1, x2
-        modules = [half for block in self.blocks for half in (block.f, block.g)]
-        states = [dict([*module.named_parameters(), *module.named_buffers()]) for module in modules]
-        halves = [_Half(module, list(state)) for module, state in zip(modules, states)]
-        return _Reversible.apply(
-            halves, len(context), x1, x2, *context, *(v for state in states for v in state.values())
-        )
+        halves = [half for block in self.blocks for half in (_Half(block.f, context), _Half(block.g, ()))]
+        return _Reversible.apply(halves, x1, x2, *(value for half in halves for value in half.initial))
 
 
 class _Half:
-    """F or G as a function of its input, context and state, which can be replayed as it ran first."""
+    """F or G as a function of its input and its values, which are context and state; replayed as it ran first."""
 
-    def __init__(self, module, names):
-        self.module, self.names = module, names
+    def __init__(self, module, context):
+        state = dict([*module.named_parameters(), *module.named_buffers()])
+        self.module, self.names, self.initial = module, list(state), [*context, *state.values()]
+        self.count, self.context = len(self.initial), len(context)
 
-    def first(self, x, context, values):
-        self.generators, self.precision = _generators(x), _precision(x)
-        return torch.func.functional_call(self.module, dict(zip(self.names, values)), (x, *context))
+    def __call__(self, x, values, replay=False):
+        context, state = values[: self.context], dict(zip(self.names, values[self.context :]))
+        if not replay:
+            self.conditions = _conditions(x)
+        with _as_before(self.conditions, x) if replay else contextlib.nullcontext():
+            return torch.func.functional_call(self.module, state, (x, *context))
 
-    def again(self, x, context, values):
-        with _as_before(self.generators, x), torch.autocast(**self.precision):
-            return torch.func.functional_call(self.module, dict(zip(self.names, values)), (x, *context))
-
-    def pull_back(self, x, context, values, wanted, gradient):
+    def pull_back(self, x, values, wanted, gradient):
         """The output again, and what its gradient gives to x and to the wanted ones of the values."""
         # With gradients on, this pass is to be differentiated itself: then it stays a function of the outputs.
         again = torch.is_grad_enabled()
@@ -108,96 +106,82 @@ class _Half:
             # New tensors: the gradient of x itself leads back here, and is not asked for.
             x = x.view_as(x) if again else x.detach().requires_grad_()
             values = [v.view_as(v) if again and w else v for v, w in zip(values, wanted)]
-            output = self.again(x, context, values)
+            output = self(x, values, replay=True)
             learned = [x, *(v for v, w in zip(values, wanted) if w)]
             d_x, *found = torch.autograd.grad(output, learned, gradient, create_graph=again, allow_unused=True)
         return output if again else output.detach(), d_x, [found.pop(0) if w else None for w in wanted]
 
 
 class _Reversible(torch.autograd.Function):
-    """All blocks as one function of x₁, x₂, context and state. Half a block adds to one of x₁ and x₂ a function of the
-    other: x₁ ← x₁ + F(x₂), then x₂ ← x₂ + G(x₁).
-    """
+    """All blocks as one function of x₁, x₂ and the values of each half."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(halves, count, *tensors):
-        return _run(_Half.first, halves, count, *tensors)
+    def forward(halves, *tensors):
+        return _run(halves, *tensors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.halves, ctx.count, x1, x2, *rest = inputs
-        ctx.save_for_backward(*output, *rest)
-        ctx.save_for_forward(x1, x2, *rest)
+        ctx.halves, x1, x2, *values = inputs
+        ctx.save_for_backward(*output, *values)
+        ctx.save_for_forward(x1, x2, *values)
 
     @staticmethod
     def backward(ctx, d1, d2):
-        x1, x2, *rest = ctx.saved_tensors
-        parts = _parts(ctx.halves, ctx.count, rest)
-        wanted = _parts(ctx.halves, ctx.count, ctx.needs_input_grad[4:])
+        x1, x2, *values = ctx.saved_tensors
+        values, wanted = _split(ctx.halves, values), _split(ctx.halves, ctx.needs_input_grad[3:])
         grads = []
-        for n in reversed(range(len(parts))):
-            half, context, values = parts[n]
+        for n, half in reversed(list(enumerate(ctx.halves))):
             input, other, d_input, d_other = (x2, x1, d2, d1) if n % 2 == 0 else (x1, x2, d1, d2)
-            added, d_added, found = half.pull_back(input, context, values, wanted[n][2], d_other)
+            added, d_added, found = half.pull_back(input, values[n], wanted[n], d_other)
             other, d_input = other - added, d_input if d_added is None else d_input + d_added
             x1, x2, d1, d2 = (other, input, d_other, d_input) if n % 2 == 0 else (input, other, d_input, d_other)
             grads = found + grads
-        return None, None, d1, d2, *[None] * ctx.count, *grads
+        return None, d1, d2, *grads
 
     @staticmethod
     def jvp(ctx, *tangents):
-        tensors, tangents = ctx.saved_tensors, tangents[2:]
+        tensors, tangents = ctx.saved_tensors, tangents[1:]
         moving = [n for n, tangent in enumerate(tangents) if tangent is not None]
 
         def function(*moved):
             moved = dict(zip(moving, moved))
-            return _run(_Half.again, ctx.halves, ctx.count, *(moved.get(n, t) for n, t in enumerate(tensors)))
+            return _run(ctx.halves, *(moved.get(n, t) for n, t in enumerate(tensors)), replay=True)
 
         return torch.func.jvp(function, *(tuple(of[n] for n in moving) for of in (tensors, tangents)))[1]
 
 
-def _run(call, halves, count, x1, x2, *rest):
-    for n, (half, context, values) in enumerate(_parts(halves, count, rest)):
+def _run(halves, x1, x2, *values, replay=False):
+    """Half a block adds to one of x₁ and x₂ a function of the other: x₁ ← x₁ + F(x₂), then x₂ ← x₂ + G(x₁)."""
+    for n, (half, own) in enumerate(zip(halves, _split(halves, values))):
         if n % 2 == 0:
-            x1 = x1 + call(half, x2, context, values)
+            x1 = x1 + half(x2, own, replay)
         else:
-            x2 = x2 + call(half, x1, context, values)
+            x2 = x2 + half(x1, own, replay)
     return x1, x2
 
 
-def _parts(halves, count, rest):
-    """(half, context, values) of each half, from the context and the values of all; G takes no context."""
-    rest, start = list(rest), count
-    found = []
-    for n, half in enumerate(halves):
-        found.append((half, rest[:count] if n % 2 == 0 else [], rest[start : start + len(half.names)]))
-        start += len(half.names)
-    return found
+def _split(halves, values):
+    """The values of each half."""
+    values = iter(values)
+    return [list(itertools.islice(values, half.count)) for half in halves]
 
 
-def _precision(like):
-    """The present settings of torch.autocast; on other devices those of the CPU, which have no effect there."""
-    kind = like.device.type if like.device.type in ("cpu", "cuda") else "cpu"
-    return {
-        "device_type": kind,
-        "dtype": torch.get_autocast_dtype(kind),
-        "enabled": torch.is_autocast_enabled(kind),
-    }
-
-
-def _generators(like):
-    """The states of the random generators that a module may use."""
+def _conditions(like):
+    """The states of the random generators that a module may use, and the settings of torch.autocast."""
+    kind = like.device.type if like.device.type in ("cpu", "cuda") else "cpu"  # on others the CPU's, without effect
     own = torch.cuda.get_rng_state(like.device) if like.is_cuda else None
-    return torch.get_rng_state(), own
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return torch.get_rng_state(), own, {"device_type": kind, "dtype": dtype, "enabled": enabled}
 
 
 @contextlib.contextmanager
-def _as_before(states, like):
-    """Random numbers as from these states; the generators are left as they are."""
-    with torch.random.fork_rng([like.device] if like.is_cuda else []):
-        torch.set_rng_state(states[0])
+def _as_before(conditions, like):
+    """Random numbers and precision as under these conditions; the generators are left as they are."""
+    cpu, own, precision = conditions
+    with torch.random.fork_rng([like.device] if like.is_cuda else []), torch.autocast(**precision):
+        torch.set_rng_state(cpu)
         if like.is_cuda:
-            torch.cuda.set_rng_state(states[1], like.device)
+            torch.cuda.set_rng_state(own, like.device)
         yield

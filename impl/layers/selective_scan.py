@@ -14,6 +14,8 @@ Convention: A is diagonal, one row a channel; Δ is positive, after its softplus
 states before the channels, (t, b, n, d), in float32 or wider.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -122,9 +124,7 @@ def selective_scan(
     for chunk in zip(*(s.split(CHUNK) for s in (u, delta, B, C))):
         y, state = scan_chunk(*chunk, A, state, discretization)
         outputs.append(y)
-    y = torch.cat(outputs)
-    if D is not None:
-        y = y + D * u
+    y = torch.cat(outputs) + (0 if D is None else D * u)
     return y.transpose(0, 1).to(dtype), state.mT
 
 
@@ -140,9 +140,7 @@ class _Recomputed(torch.autograd.Function):
 
     generate_vmap_rule = True
 
-    @staticmethod
-    def forward(*inputs):
-        return _scan_chunk(*inputs)
+    forward = staticmethod(_scan_chunk)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -152,13 +150,12 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        _, pull_back = torch.func.vjp(lambda *tensors: _scan_chunk(*tensors, ctx.method), *ctx.saved_tensors)
+        _, pull_back = torch.func.vjp(partial(_scan_chunk, method=ctx.method), *ctx.saved_tensors)
         return *pull_back(gradients), None
 
     @staticmethod
     def jvp(ctx, *tangents):
-        function = lambda *tensors: _scan_chunk(*tensors, ctx.method)  # noqa: E731
-        return torch.func.jvp(function, ctx.saved_tensors, tangents[:-1])[1]
+        return torch.func.jvp(partial(_scan_chunk, method=ctx.method), ctx.saved_tensors, tangents[:-1])[1]
 
 
 def check_scan(u, delta, A, B, C, D, state):

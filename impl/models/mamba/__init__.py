@@ -80,7 +80,7 @@ class Mamba(nn.Module):
             found = f"{tuple(tokens.shape)} of {tokens.dtype}"
             raise ValueError(f"expected tokens (batch, length >= 1) of whole numbers, got {found}")
         layers = self.backbone["layers"]
-        states = [None] * len(layers) if states is None else states
+        states = self.empty_states() if states is None else states
         if len(states) != len(layers):
             raise ValueError(f"expected {len(layers)} states, one for each layer, got {len(states)}")
         x = self.backbone["embeddings"](tokens)

@@ -30,9 +30,8 @@ class MambaState:
     `recent` (b, d_conv − 1, d_inner): the filter's last inputs; `hidden` (b, d_inner, d_state): h.
     """
 
-    def __init__(self):
-        self.recent: Tensor | None = None
-        self.hidden: Tensor | None = None
+    recent: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class MambaBlock(nn.Module):
@@ -89,18 +88,16 @@ class MambaBlock(nn.Module):
         width = self.in_proj.in_features
         if input.dim() != 3 or input.shape[-1] != width or not input.shape[1]:
             raise ValueError(f"expected input of shape (batch, tokens >= 1, {width}), got {tuple(input.shape)}")
-        recent, hidden = (None, None) if state is None else (state.recent, state.hidden)
-        if recent is not None and recent.shape[0] != input.shape[0]:
-            raise ValueError(f"expected the {recent.shape[0]} texts that the state has seen, got {input.shape[0]}")
+        state = MambaState() if state is None else state
+        if state.recent is not None and state.recent.shape[0] != input.shape[0]:
+            raise ValueError(f"expected {state.recent.shape[0]} texts, as the state has seen, got {input.shape[0]}")
         u, z = self.in_proj(input).chunk(2, dim=-1)
-        u, recent = self.conv1d(u, recent)
+        u, state.recent = self.conv1d(u, state.recent)
         u = swish(u)
         step, B, C = self.x_proj(u).split(self.widths, dim=-1)
         delta = softplus(self.dt_proj(step))
         A = -at_least_float32(self.A_log).exp()
-        y, hidden = selective_scan(u, delta, A, B, C, self.D, hidden, self.discretization)
-        if state is not None:
-            state.recent, state.hidden = recent, hidden
+        y, state.hidden = selective_scan(u, delta, A, B, C, self.D, state.hidden, self.discretization)
         return self.out_proj(y * swish(z))
 
 
@@ -114,11 +111,9 @@ class _CausalFilter(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, input, recent):
-        """The filtered input, and its last k − 1 positions for the next call; None as `recent` stands for zeros."""
+        """The filtered input, and its last k − 1 positions for the next call; `recent` None means zeros."""
         (b, t, d), taps = input.shape, self.weight.shape[-1]
         recent = input.new_zeros(b, taps - 1, d) if recent is None else recent
         u = torch.cat([recent, input], dim=1)
-        output = self.bias
-        for j, weight in enumerate(self.weight[:, 0].unbind(-1)):
-            output = output + weight * u[:, j : j + t]
-        return output, u[:, t:].clone()  # a view would keep all of u
+        filtered = sum(w * u[:, j : j + t] for j, w in enumerate(self.weight[:, 0].unbind(-1)))
+        return filtered + self.bias, u[:, t:].clone()  # a view would keep all of u
