@@ -109,7 +109,7 @@ class _ReLUExperts(nn.Module):
 
 
 def _each(layer: Callable[..., Tensor], rows: Tensor | Sequence[Tensor], *weights: Tensor) -> Tensor:
-    """The layer of each expert on its rows: a block of equal shares (experts, capacity, d), or a list of ragged shares."""
+    """The layer of each expert on its rows: a block (experts, capacity, d), or a list of ragged shares."""
     if isinstance(rows, Tensor):
         return layer(rows, *weights)
     # unbind, unlike an index for each expert, has one backward pass over the stack.
