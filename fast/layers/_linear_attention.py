@@ -41,7 +41,7 @@ def linear_attention(
     """Σ_j (φ(q_i)ᵀ φ(k_j)) v_j over Σ_j φ(q_i)ᵀ φ(k_j).
 
     Args:
-        query, key: φ(q_i) and φ(k_j), no negative numbers.
+        query, key: φ(q_i) and φ(k_j), not negative.
         log_weight: broadcasts to (*b, s): logarithm of a factor of each key's features, −∞ for a key to leave out.
         is_causal: sum over keys up to i only; then s = t.
         state: holds the sums of earlier tokens and takes these in; only causally.
@@ -102,7 +102,7 @@ def _read_causally(query, key, value, level, now, start):
 
 
 def _finite(level):
-    """The lowest number in place of −∞, the level of no key at all: differences of levels stay numbers."""
+    """The lowest number in place of −∞, the level of no key at all: differences of levels are never NaN."""
     return level.clamp(min=torch.finfo(level.dtype).min)
 
 

@@ -1,9 +1,9 @@
-"""Parts of multi-head attention that self- and cross-attention share: projections, their start, checks, masks.
+"""Parts of multi-head attention that every layer of it shares: projections, their initialisation, checks, masks.
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2.
 
 Convention: as in torch.nn.MultiheadAttention, projections start uniform in ±√(6/(rows + columns)) (Glorot & Bengio
-2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear map.
+2010, eq. 16, of the stacked matrix where several are stacked), all biases at 0, and W^O as any linear layer.
 """
 
 import math
@@ -20,7 +20,7 @@ def uniform_weight(rows: int, columns: int) -> nn.Parameter:
 
 
 def output_map(width: int, embed_dim: int, bias: bool) -> Linear:
-    """W^O, which mixes the heads side by side."""
+    """W^O, which mixes the concatenated heads."""
     layer = Linear(width, embed_dim, bias)
     if bias:
         layer.bias.data.zero_()
@@ -47,7 +47,7 @@ def check_tokens(name: str, tokens: Tensor, width: int) -> None:
 
 
 def masks_together(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
-    """One mask of both: attend where `attn_mask` allows it and the key is no padding."""
+    """One mask of both: attend where `attn_mask` allows it and the key is not padding."""
     if attn_mask is not None and attn_mask.dim() not in (2, 4):
         # Three dimensions would be read as (heads, t, s), silently right where there are as many heads as samples.
         raise ValueError(f"expected attn_mask of 2 or 4 dimensions, got shape {tuple(attn_mask.shape)}")

@@ -28,7 +28,7 @@ def rotary_frequencies(dim: int, base: float = 10000.0) -> Float[Tensor, " half"
 
 
 def interpolated_frequencies(frequencies: Float[Tensor, " half"], scale: float) -> Float[Tensor, " half"]:
-    """θ/s: a text s times as long as in training takes no larger angles.  Raises ValueError for scale < 1.
+    """θ/s: a text s times as long as those of training has no larger angles.  Raises ValueError for scale < 1.
 
     Source: Chen et al. 2023, arXiv:2306.15595, eq. 4.
     """
@@ -36,7 +36,7 @@ def interpolated_frequencies(frequencies: Float[Tensor, " half"], scale: float) 
 
 
 def ntk_frequencies(dim: int, scale: float, base: float = 10000.0) -> Float[Tensor, " half"]:
-    """Frequencies of the base · s^(d/(d − 2)): the fastest as before, the slowest θ/s, the others between.
+    """θ of the base · s^(d/(d − 2)): the fastest is unchanged, the slowest is θ/s, the others lie between.
 
     Raises:
         ValueError: scale < 1, dim odd or below 4.
@@ -78,7 +78,7 @@ def _checked(scale):
 
 
 def rotate(x: Tensor, angles: Tensor, interleaved: bool) -> Tensor:
-    """Every pair (a, b) of x by its angle: (a cos − b sin, a sin + b cos). The angles are constants."""
+    """(a cos − b sin, a sin + b cos) for every pair (a, b) of x and its angle; layouts as in `RotaryEmbedding`."""
     dim = -1 if interleaved else -2  # of the two members of a pair
     pairs = x.unflatten(-1, (-1, 2) if interleaved else (2, -1))
     # Flattened here: the result of a custom function must not be a view, or it could not be changed in place.

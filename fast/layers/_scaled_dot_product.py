@@ -7,7 +7,7 @@ Vaswani et al. 2017, arXiv:1706.03762, §3.2.1, eq. 1; grouped heads: Ainslie et
 Convention: in a boolean mask True means "may attend", as in torch's function of this name, not as in
 torch.nn.MultiheadAttention; a floating mask is added to the scores. Causal masks are aligned at the bottom right (the
 last query sees every key), where torch aligns them at the top left. A query that may attend to nothing gets 0. Scores
-and softmax are float32 or wider.
+and softmax are float32 or wider, under autocast as well.
 """
 
 import math
@@ -33,11 +33,12 @@ def scaled_dot_product_attention(
 
     Args:
         query, key, value: Q, K and V; leading dimensions, heads the last of them, are alike.
-        attn_mask: broadcasts to (*queries, t, s); True where a query may attend, or numbers added to the scores.
-        dropout_p: probability with which a weight is dropped, whenever it is called.
+        attn_mask: broadcasts to (*queries, t, s); True where a query may attend, or values added to the scores.
+        dropout_p: probability with which a weight is dropped, at every call.
         is_causal: query i may attend to keys up to i + s − t only; together with `attn_mask`, where both allow it.
         scale: factor of Q Kᵀ; default 1/√d_k.
-        enable_gqa: may there be fewer heads of keys and values than of queries, each serving as many neighbours?
+        enable_gqa: if True, there may be fewer heads of keys and values than of queries, and each serves as many
+            neighbouring heads of queries.
 
     Raises:
         ValueError: shapes that do not fit together, a mask of integers, or `dropout_p` outside [0, 1).

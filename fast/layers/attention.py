@@ -1,4 +1,4 @@
-"""Multi-head attention: tokens read from one another, or from another sequence, in several subspaces at once.
+"""Multi-head attention: tokens attend to one another, or to another sequence, in several subspaces at once.
 
 Vaswani et al. 2017, arXiv:1706.03762, §3.2.2 and §3.2.3; grouped heads: Ainslie et al. 2023, arXiv:2305.13245, §2.2.
 
@@ -42,9 +42,10 @@ class MultiHeadAttention(nn.Module):
         embed_dim: width of the tokens.
         num_heads: h, heads of the queries.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the four linear maps add a bias?
-        is_causal: may a token attend to itself and earlier tokens only?
-        num_kv_heads: heads of keys and values, default num_heads; each serves num_heads/num_kv_heads neighbours.
+        bias: if True, the four linear layers add a bias.
+        is_causal: if True, a token attends to itself and earlier tokens only.
+        num_kv_heads: heads of keys and values, default num_heads; each serves num_heads/num_kv_heads
+            neighbouring heads of queries.
         head_dim: width of a head, d_k; default embed_dim/num_heads.
 
     Raises:
@@ -89,8 +90,9 @@ class MultiHeadAttention(nn.Module):
         """Each token's new features, and on request the weights (b, heads, t, s) before dropout.
 
         Args:
-            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or added to scores.
-            key_mask: which tokens are any, and no padding: True where one may be attended to.
+            attn_mask: (t, s) or broadcasting to (b, heads, t, s): True where a token may attend, or values added
+                to the scores.
+            key_mask: True at real tokens, False at padding, to which no token attends.
             cache: holds the s − t tokens before these, and takes these in.
         """
         check_tokens("input", input, self.in_proj_weight.shape[1])
@@ -117,9 +119,9 @@ class CrossAttention(nn.Module):
     Args:
         embed_dim: width of the queries and of the output.
         num_heads: h.
-        kdim, vdim: widths of the sequences that keys and values are made of; default embed_dim.
+        kdim, vdim: widths of the sequences that keys and values are projected from; default embed_dim.
         dropout: probability with which an attention weight is dropped in training.
-        bias: do the four linear maps add a bias?
+        bias: if True, the four linear layers add a bias.
 
     Raises:
         ValueError: sizes below 1, or embed_dim no multiple of num_heads; `dropout` outside [0, 1); inputs or masks of
@@ -157,10 +159,10 @@ class CrossAttention(nn.Module):
         key_mask: Bool[Tensor, "b s"] | None = None,
         need_weights: bool = False,
     ) -> Float[Tensor, "b t d"] | tuple[Float[Tensor, "b t d"], Float[Tensor, "b heads t s"]]:
-        """What each query reads from the context, and on request the weights (b, heads, t, s) before dropout.
+        """What each query finds in the context, and on request the weights (b, heads, t, s) before dropout.
 
         Args:
-            key, value: the context; values are made of the keys' sequence unless another is given.
+            key, value: the context; values are projected from the keys' sequence unless another is given.
             attn_mask, key_mask: as in `MultiHeadAttention`.
         """
         return self.read(query, *self.project(key, value), attn_mask, key_mask, need_weights)
@@ -168,7 +170,7 @@ class CrossAttention(nn.Module):
     def project(
         self, key: Float[Tensor, "b s kdim"], value: Float[Tensor, "b s vdim"] | None = None
     ) -> tuple[Float[Tensor, "b heads s head"], Float[Tensor, "b heads s head"]]:
-        """The context's keys and values of each head: a decoder makes them once and reads them at every step."""
+        """The context's keys and values of each head: a decoder computes them once and uses them at every step."""
         value = key if value is None else value
         check_tokens("key", key, self.k_proj_weight.shape[1])
         check_tokens("value", value, self.v_proj_weight.shape[1])

@@ -37,8 +37,8 @@ class LinearAttention(nn.Module):
     Args:
         embed_dim: width of the tokens.
         num_heads: heads; embed_dim/num_heads is their width.
-        bias: do the four linear maps add a bias?
-        is_causal: may a token read itself and earlier tokens only?
+        bias: if True, the four linear layers add a bias.
+        is_causal: if True, a token attends to itself and earlier tokens only.
 
     Raises:
         ValueError: sizes below 1 or that do not divide; inputs or masks of other shapes; a state without `is_causal`.
@@ -62,7 +62,7 @@ class LinearAttention(nn.Module):
         """Each token's new features.
 
         Args:
-            key_mask: True at tokens, False at padding, which no token reads.
+            key_mask: True at tokens, False at padding, to which no token attends.
             state: holds the sums of the tokens before these, and takes these in.
         """
         query, key, value = _project(self, input)
@@ -82,7 +82,7 @@ class FavorAttention(nn.Module):
         num_features: m, random features of each query and key; default head_dim · ln(head_dim), as theorem 4 asks.
 
     Attributes:
-        projection: ω (m, head_dim), a buffer that all heads share, drawn at construction and by `redraw` only.
+        projection: ω (m, head_dim), a buffer that all heads share, sampled at construction and by `redraw` only.
 
     Raises:
         ValueError: sizes below 1 or that do not divide; inputs or masks of other shapes; a state without `is_causal`.
@@ -128,7 +128,7 @@ class FavorAttention(nn.Module):
 
     @torch.no_grad()
     def redraw(self, generator: torch.Generator | None = None) -> None:
-        """Draws ω anew, in place: an unlucky draw should not last (§4.2 redraws between steps of training)."""
+        """Samples ω again, in place: an unlucky sample should not last (§4.2 redraws between steps of training)."""
         self.projection.copy_(orthogonal_projection(*self.projection.shape, generator))
 
     def extra_repr(self) -> str:
@@ -144,7 +144,7 @@ def _project(module, input):
 
 
 def _elu_plus_one(x):
-    """x + 1 above 0, exp(x) below: never 0, where elu(x) + 1 rounds to it from −17 on; of slope 1 at 0."""
+    """x + 1 above 0, exp(x) below: never 0, where elu(x) + 1 rounds to it from −17 on; its derivative at 0 is 1."""
     return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 

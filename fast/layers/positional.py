@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_STRIDE = 32
+
+
 def sinusoids(
     positions: Int[Tensor, "*shape"] | Float[Tensor, "*shape"], d_model: int, base: float = 10000.0
 ) -> Float[Tensor, "*shape d"]:
@@ -47,7 +50,7 @@ def sinusoids(
 
 
 def token_positions(key_mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-    """Positions of the tokens of padded texts: each text's first token has 0, wherever its padding stands.
+    """Positions of the tokens of padded texts: each text's first token has position 0, wherever its padding is.
 
     Args:
         key_mask: (b, t), True at tokens, False at padding, whose position is that of the token before it, or 0.
@@ -56,7 +59,7 @@ def token_positions(key_mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
 
 
 class SinusoidalPositionalEncoding(nn.Module):
-    """x + PE, then dropout; there is nothing to learn, and no longest text.
+    """x + PE, then dropout; it has no parameters and no longest text.
 
     Args:
         d_model: width of the tokens, even.
@@ -82,10 +85,14 @@ class SinusoidalPositionalEncoding(nn.Module):
         """The sum of tokens and positions.
 
         Args:
-            positions: of the first token, where the others follow it, or of each.
+            positions: of the first token, which the others follow, or of each token.
         """
-        encoding = sinusoids(_positions(input, self.d_model, positions), self.d_model, self.base)
-        return self.dropout(input + encoding.to(input.dtype))
+        places = _positions(input, self.d_model, positions)
+        if isinstance(positions, int) and places.shape[0] > _STRIDE:
+            encoding = _consecutive_sinusoids(places, self.d_model, self.base, input.dtype)
+        else:
+            encoding = sinusoids(places, self.d_model, self.base).to(input.dtype)
+        return self.dropout(input + encoding)
 
     def extra_repr(self) -> str:
         return f"{self.d_model}, base={self.base}"
@@ -95,12 +102,12 @@ class LearnedPositionalEmbedding(nn.Module):
     """x + E_p, one learned vector a position.
 
     Args:
-        max_len: how many positions there are.
+        max_len: number of positions.
         d_model: width of the tokens.
 
     Raises:
         ValueError: a size below 1; an input of another width, positions of another shape, or a text beyond max_len.
-        IndexError: one of the positions that were given as a tensor is none of [0, max_len).
+        IndexError: one of the positions that were given as a tensor is outside [0, max_len).
 
     Source: Gehring et al. 2017, arXiv:1705.03122, §3.1; Radford et al. 2018 (GPT).
     Convention: E is `weight` (max_len, d_model), as an embedding's, and starts as N(0, 0.02²), GPT's.
@@ -129,13 +136,13 @@ class LearnedPositionalEmbedding(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns the features of queries or keys by angles that grow with the position; values stay as they are.
+    """Rotates the features of queries or keys by angles that grow with the position; values are not rotated.
 
     Args:
         dim: width of a head.
         base: of the frequencies.
-        interleaved: are pairs neighbours, features 2i and 2i + 1? Else feature i goes with i + rotary_dim/2.
-        rotary_dim: how many features turn, the first ones; default dim. The others stay as they are.
+        interleaved: if True, pairs are neighbours, features 2i and 2i + 1; else feature i goes with i + rotary_dim/2.
+        rotary_dim: number of features that are rotated, the first ones; default dim. The others are unchanged.
         frequencies: rotary_dim/2 radians a position, in place of base's, e.g. of `llama3_frequencies`.
 
     Raises:
@@ -171,7 +178,7 @@ class RotaryEmbedding(nn.Module):
         """R(p) x of queries or keys, heads in front of tokens.
 
         Args:
-            positions: of the first token, where the others follow it, as with a cache; or of each.
+            positions: of the first token, which the others follow, as with a cache; or of each token.
         """
         places = _positions(input, self.dim, positions)
         places = places.view(*places.shape[:-1], *[1] * (input.dim() - 3), -1) if places.dim() == 2 else places
@@ -183,6 +190,20 @@ class RotaryEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, rotary_dim={self.rotary_dim}, interleaved={self.interleaved}"
+
+
+def _consecutive_sinusoids(positions, d_model, base, dtype):
+    """`sinusoids` of positions p, p + 1, …, from those of every 32nd and of the steps between.
+
+    sin(a + b) = sin a cos b + cos a sin b,   cos(a + b) = cos a cos b − sin a sin b
+    """
+    frequencies = rotary_frequencies(d_model, base).to(positions.device)
+    a = positions[::_STRIDE, None, None] * frequencies  # (⌈T/32⌉, 1, half)
+    b = torch.arange(_STRIDE, device=positions.device)[:, None] * frequencies  # (32, half)
+    sin_a, cos_a, sin_b, cos_b = a.sin(), a.cos(), b.sin(), b.cos()
+    sin = (sin_a * cos_b).addcmul_(cos_a, sin_b).to(dtype)
+    cos = (cos_a * cos_b).addcmul_(sin_a, sin_b, value=-1).to(dtype)
+    return torch.stack([sin, cos], -1).flatten(2).flatten(0, 1)[: positions.shape[0]]
 
 
 def _positions(input, width, positions):
