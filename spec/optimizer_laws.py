@@ -10,6 +10,7 @@ import copy
 import gc
 import inspect
 import io
+import itertools
 import weakref
 
 import torch
@@ -22,6 +23,8 @@ SHAPES = ((2, 3), (4,))
 START = (2.0, -0.5, 0.25)
 STEPS = 6
 MAGNITUDES = (1e-5, 1e-3, 0.1, 0.5, 1.0, 5.0)
+
+OF_OPTIMIZERS: dict[str, laws.Law] = {}
 
 
 # ---------------------------------------------------------------------------------------------- driving
@@ -84,8 +87,12 @@ def _same(actual, expected, what):
 # ---------------------------------------------------------------------------------------------- laws
 
 
+@laws.law(
+    "Two groups with different settings step exactly as two optimizers do, and every setting matters.",
+    source="the contract of torch.optim's parameter groups",
+    among=OF_OPTIMIZERS,
+)
 def settings_belong_to_groups(build) -> None:
-    """Every numeric setting of a group is its own: two groups step as two optimizers, and the setting matters."""
     for name, value in build(parameters()).defaults.items():
         if isinstance(value, bool) or not isinstance(value, (float, int, tuple)) or not value:
             continue
@@ -113,8 +120,12 @@ def _another(build, name, value) -> dict:
     raise AssertionError(f"expected half or twice of {name} = {value} to be in range, found neither is")
 
 
+@laws.law(
+    "A parameter without a gradient gets no state from a step; its first gradient is its own first step.",
+    source="the contract of torch.optim: `grad is None` means absent, not zero",
+    among=OF_OPTIMIZERS,
+)
 def late_parameters_start_fresh(build) -> None:
-    """A parameter without a gradient, and what state it was built with, is untouched; its first is its own step 1."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     before = [t.clone() for t in (params[1].detach(), *state_tensors(optimizer, params[1]))]
@@ -129,8 +140,12 @@ def late_parameters_start_fresh(build) -> None:
     laws.assert_same(params[1].detach(), alone[0].detach(), what="a parameter that joined after three steps")
 
 
+@laws.law(
+    "While its gradient is None a parameter keeps value and state, and then goes on as if there had been no pause.",
+    source="the contract of torch.optim; frozen layers and unused experts must neither decay nor age",
+    among=OF_OPTIMIZERS,
+)
 def pauses_without_gradient(build) -> None:
-    """While a parameter's gradient is None, it and its state are unchanged, its decay included; then it goes on."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
@@ -144,8 +159,12 @@ def pauses_without_gradient(build) -> None:
     laws.assert_same(params[1].detach(), alone[0].detach(), what="a parameter that paused for two steps")
 
 
+@laws.law(
+    "With no gradient at all a step changes nothing, raises nothing and returns None.",
+    source="the contract of torch.optim",
+    among=OF_OPTIMIZERS,
+)
 def nothing_to_do(build) -> None:
-    """No gradient at all: a step changes nothing and raises nothing."""
     params = parameters()
     optimizer, before = build(params), [p.detach().clone() for p in params]
     built_with = [t.clone() for t in state_tensors(optimizer)]
@@ -157,6 +176,11 @@ def nothing_to_do(build) -> None:
     _same(state_tensors(optimizer), built_with, "state before the first gradient")
 
 
+@laws.law(
+    "A run saved after three steps and loaded with weights_only into a fresh optimizer continues bitwise equal.",
+    source="the contract of Optimizer.state_dict; long runs are interrupted",
+    among=OF_OPTIMIZERS,
+)
 def resumes_exactly(build) -> None:
     """Saved after three steps, loaded with `weights_only=True` into a fresh optimizer: bitwise equal to uninterrupted.
 
@@ -180,8 +204,12 @@ def resumes_exactly(build) -> None:
     _same(state_tensors(second), state_tensors(optimizer), "resumed state")
 
 
+@laws.law(
+    "A deep copy of parameters and optimizer continues bitwise equal and leaves the original untouched.",
+    source="the contract of copy.deepcopy",
+    among=OF_OPTIMIZERS,
+)
 def deepcopy_independent(build) -> None:
-    """A deep copy of parameters and optimizer continues by itself, bitwise equal, and leaves the original."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
@@ -193,8 +221,12 @@ def deepcopy_independent(build) -> None:
     _same(copies, params, "copy")
 
 
+@laws.law(
+    "step(closure) runs the closure once with gradients enabled, steps with them, and returns its loss.",
+    source="the contract of torch.optim.Optimizer.step",
+    among=OF_OPTIMIZERS,
+)
 def runs_the_closure(build) -> None:
-    """`step(closure)` runs the closure with gradients enabled, steps with what it left, and returns its loss."""
     params, expected, (row, *_) = parameters(), parameters(), script()
     optimizer = build(params)
     losses = []
@@ -213,8 +245,12 @@ def runs_the_closure(build) -> None:
     _same(params, expected, "parameter after a step with a closure")
 
 
+@laws.law(
+    "Without decay, parameters whose gradients were always zero stay exactly as they are.",
+    source="every update rule here is a function of the gradients seen that is zero at zero",
+    among=OF_OPTIMIZERS,
+)
 def zero_gradients_change_nothing(build) -> None:
-    """Without weight decay, gradients that have always been zero leave the parameters as they were."""
     params = parameters()
     optimizer, before = build(params), [p.detach().clone() for p in params]
     for group in optimizer.param_groups:
@@ -224,8 +260,12 @@ def zero_gradients_change_nothing(build) -> None:
     _same(params, before, "parameter after zero gradients")
 
 
+@laws.law(
+    "At lr = 0 no parameter moves, whatever the state and the decay.",
+    source="the update is η times a direction; with decoupled decay the schedule multiplies the decay as well",
+    among=OF_OPTIMIZERS,
+)
 def lr_zero_freezes(build) -> None:
-    """At a learning rate of zero nothing moves: a schedule that ends at zero stops the decay too."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
@@ -236,8 +276,12 @@ def lr_zero_freezes(build) -> None:
     _same(params, before, "parameter at a learning rate of zero")
 
 
+@laws.law(
+    "A LambdaLR schedule is bitwise equal to setting each step's learning rate by hand, and not to a constant one.",
+    source="the contract of torch.optim.lr_scheduler: the rate is read from the group at every step",
+    among=OF_OPTIMIZERS,
+)
 def follows_the_scheduler(build) -> None:
-    """A scheduler of torch.optim.lr_scheduler steers it as setting each step's learning rate by hand does."""
     params, by_hand, constant, gradients = parameters(), parameters(), parameters(), script()
     optimizer, manual = build(params), build(by_hand)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + t))
@@ -252,8 +296,12 @@ def follows_the_scheduler(build) -> None:
     laws.assert_differs(params[0].detach(), constant[0].detach(), by=0.0, what="a schedule against a constant rate")
 
 
+@laws.law(
+    "Permuted parameters under permuted gradients take permuted steps.",
+    source="the update rule is written for one coordinate",
+    among=OF_OPTIMIZERS,
+)
 def commutes_with_permutations(build) -> None:
-    """Coordinates have no order: permuted parameters under permuted gradients take permuted steps."""
     order = torch.tensor([4, 2, 6, 0, 1, 5, 3])
     (straight,), (start,) = parameters((7,)), parameters((7,))
     gradients = script((7,))
@@ -263,8 +311,12 @@ def commutes_with_permutations(build) -> None:
     laws.assert_close(permuted.detach(), straight.detach()[order], what="permuted run")
 
 
+@laws.law(
+    "The rows of a matrix, as parameters of their own, take the steps that they take in the matrix.",
+    source="the update rule is written for one coordinate: no norm or mean over a tensor",
+    among=OF_OPTIMIZERS,
+)
 def ignores_how_parameters_are_cut(build) -> None:
-    """Each coordinate is by itself: rows that are parameters of their own step as in one matrix."""
     (whole,), (start,) = parameters((3, 4)), parameters((3, 4))
     gradients = script((3, 4))
     rows = [nn.Parameter(r) for r in start.detach().clone()]
@@ -273,16 +325,24 @@ def ignores_how_parameters_are_cut(build) -> None:
     laws.assert_close(torch.stack([r.detach() for r in rows]), whole.detach(), what="rows by themselves")
 
 
+@laws.law(
+    "Ascent along g is bitwise equal to descent along −g, decay included.",
+    source="the contract of torch.optim's `maximize`",
+    among=OF_OPTIMIZERS,
+)
 def maximize_negates(build) -> None:
-    """To ascend along g is to descend along −g."""
     up, down, gradients = parameters(), parameters(), script()
     drive(build([{"params": up, "maximize": True}]), up, gradients)
     drive(build(down), down, [[-g for g in row] for row in gradients])
     _same(up, down, "ascent along g against descent along −g")
 
 
+@laws.law(
+    "float32 and bfloat16 parameters keep their dtype and stay close to the float64 run.",
+    source="the contract of torch.optim; 2^-8 relative is the precision of bfloat16",
+    among=OF_OPTIMIZERS,
+)
 def keeps_dtype(build) -> None:
-    """Parameters keep float64, float32 and bfloat16; the narrow runs stay close to the wide one."""
     exact = run(build, parameters(), script())
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
         for a, b in zip(run(build, parameters(dtype=dtype), script(dtype=dtype)), exact):
@@ -292,8 +352,12 @@ def keeps_dtype(build) -> None:
             laws.assert_close(a.double(), b, rtol=tolerance, atol=tolerance, because=why, what=f"{dtype} run")
 
 
+@laws.law(
+    "Zero-size parameters raise nothing; a scalar steps as a vector of one element.",
+    source="the contract of torch operators",
+    among=OF_OPTIMIZERS,
+)
 def accepts_every_shape(build) -> None:
-    """Zero-size parameters and scalars are parameters."""
     shapes = ((0, 3), (), (2, 3))
     params = parameters(*shapes)
     drive(build(params), params, script(*shapes))
@@ -303,8 +367,12 @@ def accepts_every_shape(build) -> None:
     laws.assert_close(params[1].detach().reshape(1), single.detach(), what="a scalar parameter")
 
 
+@laws.law(
+    "Transposed and strided parameters and gradients step as their contiguous copies do.",
+    source="the contract of torch operators; tied and transposed weights are everyday",
+    among=OF_OPTIMIZERS,
+)
 def ignores_memory_layout(build) -> None:
-    """Transposed, strided and expanded parameters and gradients step as their contiguous copies."""
     (straight,), (start,) = parameters((3, 4)), parameters((3, 4))
     gradients = script((3, 4))
     turned = nn.Parameter(start.detach().T.clone().T)
@@ -320,8 +388,12 @@ def ignores_memory_layout(build) -> None:
     laws.assert_close(spread.detach(), straight.detach(), what="a strided parameter")
 
 
+@laws.law(
+    "A step does not write into the gradients, nor keep their memory or the parameters' as its state.",
+    source="the contract of torch.optim; gradients are accumulated and clipped by others",
+    among=OF_OPTIMIZERS,
+)
 def leaves_gradients_alone(build) -> None:
-    """A step neither writes into the gradients nor keeps their memory, nor the parameters', as its state."""
     for maximize in (False, True):
         params, (row, *_) = parameters(), script()
         optimizer = build(params)
@@ -336,8 +408,12 @@ def leaves_gradients_alone(build) -> None:
                 raise AssertionError("expected state in memory of its own, found a parameter's or a gradient's")
 
 
+@laws.law(
+    "Gradients with a graph (create_graph=True) leave the parameters leaves and the state without gradient.",
+    source="the contract of torch.optim: a step is no part of the computation that is differentiated",
+    among=OF_OPTIMIZERS,
+)
 def holds_no_graph(build) -> None:
-    """Gradients that carry a graph leave leaves as leaves and a state that needs no gradient."""
     (parameter,) = parameters((3,))
     optimizer = build([parameter])
     for _ in range(2):
@@ -351,8 +427,12 @@ def holds_no_graph(build) -> None:
         raise AssertionError("expected a state outside the graph, found one that requires gradient")
 
 
+@laws.law(
+    "An optimizer that is dropped with its parameters is freed at once, with gradients and state.",
+    source="CPython's reference counts; a cycle holds a model's worth of memory until some later collection",
+    among=OF_OPTIMIZERS,
+)
 def holds_no_cycles(build) -> None:
-    """Dropped, an optimizer and its parameters are freed at once, without the garbage collector."""
     params = parameters()
     drive(build(params), params, script())  # what the first step imports is not its cycle
     enabled = gc.isenabled()
@@ -371,8 +451,12 @@ def holds_no_cycles(build) -> None:
         raise AssertionError(f"expected nothing alive after the optimizer, found {alive} of {len(watched)} tensors")
 
 
+@laws.law(
+    "A backward pass that needs weights which a step has changed raises.",
+    source="torch's version counters; writing through `.data` would give silently wrong gradients",
+    among=OF_OPTIMIZERS,
+)
 def autograd_notices_steps(build) -> None:
-    """A backward pass through a graph that a step has overtaken raises, instead of using the new weights."""
     (parameter,) = parameters((3,))
     loss = (parameter**2).sum()
     drive(build([parameter]), [parameter], script((3,), steps=1))
@@ -383,8 +467,12 @@ def autograd_notices_steps(build) -> None:
     raise AssertionError("expected an error from a backward pass with overtaken weights, found none")
 
 
+@laws.law(
+    "A group added in mid-run steps as a fresh optimizer's does and disturbs no other.",
+    source="the contract of Optimizer.add_param_group; layers are unfrozen one by one",
+    among=OF_OPTIMIZERS,
+)
 def accepts_new_groups(build) -> None:
-    """A group added in mid-run steps as a fresh optimizer's, and disturbs nobody."""
     params, gradients = parameters(), script()
     optimizer = build(params[:1])
     drive(optimizer, params[:1], [row[:1] for row in gradients[:3]])
@@ -396,8 +484,12 @@ def accepts_new_groups(build) -> None:
     _same(params, first + second, "parameter")
 
 
+@laws.law(
+    "A step leaves the global random generator untouched.",
+    source="the update rule is deterministic",
+    among=OF_OPTIMIZERS,
+)
 def uses_no_randomness(build) -> None:
-    """A step leaves the global random generator where it was."""
     params = parameters()
     optimizer, before = build(params), torch.get_rng_state()
     drive(optimizer, params, script())
@@ -405,8 +497,12 @@ def uses_no_randomness(build) -> None:
         raise AssertionError("expected the global generator untouched, found that it moved")
 
 
+@laws.law(
+    "The state after six steps holds as many elements as after one.",
+    source="the update rule is a recursion over a fixed state",
+    among=OF_OPTIMIZERS,
+)
 def state_stays_small(build) -> None:
-    """The state after six steps is no larger than after one."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:1])
@@ -417,7 +513,28 @@ def state_stays_small(build) -> None:
         raise AssertionError(f"expected a state of {first} elements as after one step, found {last}")
 
 
-def state_lives_with_parameters(build, device: str) -> None:
+@laws.law(
+    "State of a parameter's shape has the parameter's dtype, float64 and bfloat16.",
+    source="the contract of torch.optim",
+    among=OF_OPTIMIZERS,
+    exempted_as="state_lives_with_parameters",
+)
+def state_has_the_dtype(build) -> None:
+    _state_lives_with_parameters(build, "cpu")
+
+
+@laws.law(
+    "State of a parameter's shape is on the parameter's device; a step runs on device=\"meta\".",
+    source="the contract of torch.optim: models move to a device before the optimizer sees them",
+    among=OF_OPTIMIZERS,
+    exempted_as="state_lives_with_parameters",
+    asked_of=("impl", "fast"),
+)
+def state_is_on_the_device(build) -> None:
+    _state_lives_with_parameters(build, "meta")
+
+
+def _state_lives_with_parameters(build, device: str) -> None:
     """State of a parameter's shape is on the parameter's device and has its dtype."""
     for dtype in (torch.float64, torch.bfloat16):
         parameter = nn.Parameter(torch.ones(2, 3, device=device, dtype=dtype))
@@ -429,8 +546,12 @@ def state_lives_with_parameters(build, device: str) -> None:
                 raise AssertionError(f"expected state on {parameter.device} in {dtype}, found {t.device}, {t.dtype}")
 
 
+@laws.law(
+    "A learning rate in a tensor of one element steps as the number does, under a scheduler and refilled by hand.",
+    source="the contract of torch.optim, whose constructors take `lr: float | Tensor`",
+    among=OF_OPTIMIZERS,
+)
 def learning_rate_may_be_a_tensor(build) -> None:
-    """A learning rate in a tensor of one element steps as the number does, follows a scheduler, and may be refilled."""
     lr = build(parameters()).defaults["lr"]
     for shape in ((), (1,)):
         params, expected, gradients = parameters(), parameters(), script()
@@ -450,8 +571,12 @@ def learning_rate_may_be_a_tensor(build) -> None:
             laws.assert_close(a.detach(), b.detach(), what=f"parameter under a learning rate of shape {shape}")
 
 
+@laws.law(
+    "A state dict without the flags that are off, as older versions wrote it, with integer counts, is continued.",
+    source="the contract of Optimizer.load_state_dict: torch.optim fills in `maximize` and others, and converts `step`",
+    among=OF_OPTIMIZERS,
+)
 def loads_an_older_state(build) -> None:
-    """A state dict of an older version, which lacks every flag that is off and counts in integers, is continued."""
     params, gradients = parameters(), script()
     optimizer = build(params)
     drive(optimizer, params, gradients[:3])
@@ -473,9 +598,14 @@ def loads_an_older_state(build) -> None:
 # ---------------------------------------------------------------------------------------------- next to torch.optim
 
 
-def agrees_with_torch(build, library, steps: int) -> None:
-    """Two groups, descending and ascending, are after `steps` scripted steps where torch's are, state included."""
-    for maximize in (False, True):
+@laws.law(
+    "After 1, 6 and 20 scripted steps of two groups, up and down, parameters and state are torch's to 1e-12.",
+    source="the optimizer of the same name in torch.optim; names and contents of its state",
+    among=OF_OPTIMIZERS,
+    needs="library",
+)
+def agrees_with_torch(build, library) -> None:
+    for steps, maximize in itertools.product((1, 6, 20), (False, True)):
         ours, theirs, gradients = parameters(), parameters(), script(steps=steps)
         common = {"maximize": maximize}
         found, expected = (
@@ -487,8 +617,13 @@ def agrees_with_torch(build, library, steps: int) -> None:
         _agree(found, ours, expected, theirs)
 
 
+@laws.law(
+    "Every setting has the default of torch's constructor, and ten steps without any setting agree.",
+    source="the defaults of the optimizer of the same name in torch.optim",
+    among=OF_OPTIMIZERS,
+    needs="library",
+)
 def defaults_are_torchs(build, library) -> None:
-    """Every setting that both constructors name has torch's default, and ten steps without any setting agree."""
     ours, theirs, gradients = parameters(), parameters(), script(steps=10)
     found, expected = (type(make(parameters()))(p) for make, p in ((build, ours), (library, theirs)))
     for name in _common_settings(build, library):
@@ -501,8 +636,13 @@ def defaults_are_torchs(build, library) -> None:
     _agree(found, ours, expected, theirs)
 
 
+@laws.law(
+    "Each number among the settings may be zero, and nine steps then agree with torch's.",
+    source="the update rules, whose limits these are: no motion, no memory, no ε, no decay; η = 0 ends a schedule",
+    among=OF_OPTIMIZERS,
+    needs="library",
+)
 def zero_is_a_setting(build, library) -> None:
-    """Any number among the settings may be zero, each β by itself too, and the run is then torch's."""
     settings = {name: library(parameters()).defaults[name] for name in _common_settings(build, library)}
     numbers = {n: v for n, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     changes = [{name: 0.0} for name in numbers]
@@ -518,8 +658,13 @@ def zero_is_a_setting(build, library) -> None:
         _agree(found, ours, expected, theirs)
 
 
+@laws.law(
+    "A state dict of ours continues in torch's optimizer, and torch's in ours, as if nothing had happened.",
+    source="the contract of Optimizer.load_state_dict",
+    among=OF_OPTIMIZERS,
+    needs="library",
+)
 def trades_states_with_torch(build, library) -> None:
-    """A state dict of ours continues in torch's optimizer and one of torch's in ours, each made without settings."""
     for source, target in ((build, library), (library, build)):
         params, gradients = parameters(), script(steps=9)
         first = source(params)
@@ -552,8 +697,25 @@ def _agree(found, params, expected, others) -> None:
 # ---------------------------------------------------------------------------------------------- from scratch
 
 
+@laws.law(
+    "The source imports torch and names no ready-made optimizer but the base class.",
+    source="this project: tensors, elementary functions and the base class Optimizer are given",
+    among=OF_OPTIMIZERS,
+    exempted_as="from_scratch",
+    own_code=True,
+)
+def source_is_from_scratch(build) -> None:
+    scratch.source_is_from_scratch(type(build(parameters())).__module__)
+
+
+@laws.law(
+    "No ATen operator of a step is a fused optimizer kernel.",
+    source="this project: tensors, elementary functions and the base class Optimizer are given",
+    among=OF_OPTIMIZERS,
+    exempted_as="from_scratch",
+    own_code=True,
+)
 def dispatch_is_from_scratch(build) -> None:
-    """No operator that a step dispatches is a fused kernel of what the item explains."""
     params = parameters()
     found = {name for name in cost.operators(run, build, params, script()) if _fused(name)}
     if found:
