@@ -66,7 +66,7 @@ def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
             body.append(_function(node))
         elif (n == 0 and _is_docstring(node)) or _assigns_all(node):
             body.append(node)
-    module = ast.Module(body=[node for node in body if node is not None], type_ignores=[])
+    module = ast.Module(body=_without_unused_imports([node for node in body if node is not None]), type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
 
 
@@ -177,6 +177,25 @@ def _without_private_imports(node):
         names = [n for n in node.names if not n.name.startswith("_")]
         return ast.ImportFrom(node.module, names, node.level) if names else None
     return node
+
+
+def _without_unused_imports(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Imports that only bodies needed go; what a page re-exports is in `__all__` (ruff spares `__init__.py`)."""
+    others = [node for node in body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    used = {n.id for node in others for n in ast.walk(node) if isinstance(n, ast.Name)}
+    used |= {name for node in others if _assigns_all(node) for name in ast.literal_eval(node.value)}
+    kept = []
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [n for n in node.names if (n.asname or n.name).partition(".")[0] in used]
+            if not names:
+                continue
+            if isinstance(node, ast.Import):
+                node = ast.Import(names)
+            else:
+                node = ast.ImportFrom(node.module, names, node.level)
+        kept.append(node)
+    return kept
 
 
 def _classes(tree):
