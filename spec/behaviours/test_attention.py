@@ -1,4 +1,4 @@
-"""Attention at work: text is predicted from what came before, and digits are read from patches in any order."""
+"""Attention at work: text is predicted from what came before, and digits are recognised from patches in any order."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def prediction_errors(attention, seed, steps):
 
 @pytest.mark.item("self-attention")
 def test_a_causal_mask_makes_training_honest():
-    """A causal reader predicts text as well at a window's last position, where nothing can leak, as on average.
+    """A causal model predicts text as well at a window's last position, where nothing can leak, as on average.
 
     Source: Vaswani et al. 2017, §3.2.3: the mask preserves the auto-regressive property.
     Measured: cross-entropy 2.31 to 2.34 on average and 2.38 to 2.41 at the end right; 0.26 to 0.33 on average and 4.2
@@ -59,7 +59,7 @@ def test_a_causal_mask_makes_training_honest():
 
 
 class Namer(nn.Module):
-    """Names a digit: two learned queries read 16 patches of 2 × 2 pixels, each with its place."""
+    """Names a digit: two learned queries attend to 16 patches of 2 × 2 pixels, each with its position."""
 
     def __init__(self, attention):
         super().__init__()
@@ -105,11 +105,11 @@ def accuracies(seed):
 
 
 @pytest.mark.item("cross-attention")
-def test_queries_read_a_digit_from_the_patches_that_are_its_own():
+def test_queries_attend_to_the_patches_that_belong_to_the_digit():
     """Two learned queries name digits from patches, in any order, and among those of other digits if they are masked.
 
     Source: Vaswani et al. 2017, §3.2.3: queries attend over all positions of the input; Lee et al. 2019,
-    arXiv:1810.00825, §3.2, and Jaegle et al. 2021, arXiv:2103.03206, §3.1: a few learned queries read a set.
+    arXiv:1810.00825, §3.2, and Jaegle et al. 2021, arXiv:2103.03206, §3.1: a few learned queries attend to a set.
     Measured: 0.89 to 0.93 plain, shuffled and masked right, 0.41 to 0.45 with the mask dropped, 0.73 to 0.81 with the
     mean of the patches in place of attention; 3 seeds.
     """

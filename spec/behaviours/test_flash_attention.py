@@ -14,7 +14,7 @@ LENGTH, WIDTH, HEADS = 96, 32, 2
 
 
 def codes(count):
-    """The first characters of the manual as numbers, and how many different ones there are."""
+    """The first characters of the manual as token ids, and how many different ones there are."""
     text = manual_text()[:count].lower()
     alphabet = {c: n for n, c in enumerate(sorted(set(text)))}
     return torch.tensor([alphabet[c] for c in text]), len(alphabet)
@@ -71,7 +71,7 @@ def memory(context, shift, count=8192, order=8):
     """Queries, keys and values that guess what comes next from where the last eight characters stood before.
 
     Queries and keys are eight characters as random ±1 vectors side by side, values what came after them; the queries
-    are the last 1024 of `count` places, and `context` is how far back the keys reach.
+    are the last 1024 of `count` positions, and `context` is how far back the keys reach.
     """
     text, characters = codes(count + order + shift)
     text = text[shift:]

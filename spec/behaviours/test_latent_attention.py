@@ -1,4 +1,4 @@
-"""Latent attention at work: a character model whose cache is a few numbers a token, in the order of its text."""
+"""Latent attention at work: a character model whose cache is a few elements a token, in the order of its text."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ class Reader(nn.Module):
 
 
 def trained(seed, rank, ordered=True, steps=250):
-    """A reader, its cross-entropy on unseen text, and that text as numbers."""
+    """A model, its cross-entropy on unseen text, and that text as token ids."""
     text = manual_text()[:120_000].lower()
     alphabet = {c: n for n, c in enumerate(sorted(set(text)))}
     codes = torch.tensor([alphabet[c] for c in text])
@@ -50,7 +50,7 @@ def trained(seed, rank, ordered=True, steps=250):
 
 
 def test_a_quarter_of_the_cache_and_the_order_of_the_text():
-    """16 numbers a token, where 4 full heads keep 64, read nearly as well as 36; without k^R the order is lost.
+    """A cache of 16 elements a token, where 4 full heads keep 64, is nearly as good as 36; without k^R order is lost.
 
     Source: DeepSeek-AI 2024, §2.1.2 and appendix D: a small latent is enough; §2.1.3: position is in k^R alone.
     Measured: cross-entropy 2.360 to 2.395 with c^KV of 12 numbers, 2.348 to 2.372 with 32; 2.428 to 2.443 without k^R;

@@ -13,7 +13,7 @@ LENGTH, WIDTH = 24, 32
 
 @torch.no_grad()
 def errors_of_favor(seed, sizes, draws=6):
-    """Square error of FAVOR+ beside softmax attention of the same weights among 64 digits, by number of features."""
+    """Square error of FAVOR+ against softmax attention of the same weights among 64 digits, by number of features."""
     x = digits()[0][64 * seed : 64 * seed + 64][None]
     torch.manual_seed(seed)
     softmax, found = nn.MultiheadAttention(64, 4, batch_first=True), []
@@ -74,7 +74,7 @@ def prediction_errors(attention, seed, steps):
 
 
 def test_causal_sums_predict_text_honestly():
-    """A causal reader predicts text as well at a window's last position, where nothing can leak, as on average.
+    """A causal model predicts text as well at a window's last position, where nothing can leak, as on average.
 
     Source: Katharopoulos et al. 2020, §3.3 and §4: autoregressive transformers with linear attention.
     Measured: cross-entropy 2.64 to 2.66 on average and 2.66 to 2.72 at the end right; 2.10 to 2.14 on average and 3.06

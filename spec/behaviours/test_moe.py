@@ -74,7 +74,7 @@ def error_on_eight_maps(experts, seed=0, steps=300):
 
 
 def test_more_experts_fit_better_at_the_same_cost():
-    """8 experts of which a token reads one fit 8 clusters far better than a single expert, which computes as much.
+    """8 experts of which each token uses one fit 8 clusters far better than a single expert, which computes as much.
 
     Source: Shazeer et al. 2017, §1 and §5.1: capacity without a proportional increase in computation.
     Measured: relative errors of 0.013 to 0.035 with 8, 0.050 to 0.072 with one; ratios of 0.25 to 0.48; 4 seeds.

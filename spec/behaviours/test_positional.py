@@ -1,4 +1,4 @@
-"""Positions at work: rows of a digit have an order, and text may stand anywhere."""
+"""Positions at work: rows of a digit have an order, and text may begin at any position."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def accuracy(positions, seed):
 
 
 class _Reader(nn.Module):
-    """Predicts the next character by causal attention, whose queries and keys are turned, or tokens have places."""
+    """Predicts the next character by causal attention, with rotated queries and keys or positions that are added."""
 
     def __init__(self, characters, rotary=None, added=None):
         super().__init__()
@@ -82,7 +82,7 @@ def text_errors(seed, steps=200, **positions):
 
 
 @pytest.mark.item("positional-embedding")
-def test_rows_of_a_digit_need_their_places():
+def test_rows_of_a_digit_need_their_positions():
     """With positions, sinusoidal or learned alike, a digit is named from its rows; as a set of rows much less often.
 
     Source: Vaswani et al. 2017, §3.5, and Table 3, row E: learned positions give nearly identical results.
@@ -98,8 +98,8 @@ def test_rows_of_a_digit_need_their_places():
 
 
 @pytest.mark.item("rope")
-def test_text_is_read_as_well_500_positions_later():
-    """A reader with rotary embeddings predicts text at positions never seen as well as where it was trained.
+def test_text_is_predicted_as_well_500_positions_later():
+    """A model with rotary embeddings predicts text at positions never seen as well as where it was trained.
 
     Source: Su et al. 2021, §3.1 and eq. 16: relative positions alone enter.
     Measured: cross-entropy 2.20 to 2.21 at both places; with sinusoids added 2.30 to 2.31, and 2.83 to 3.13 there; 2.42

@@ -1,4 +1,4 @@
-"""Transformer blocks at work: gradients at the start by depth, and a decoder that writes what an encoder read."""
+"""Transformer blocks at work: gradients at initialisation by depth, and a decoder that spells what an encoder sees."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.item("transformer-block")
 
 
 def last_gradient(depth, norm_first, seed):
-    """‖∂L/∂W₂‖ of the last of `depth` blocks before any training, with Xavier weights; the task has 50 symbols."""
+    """‖∂L/∂W₂‖ of the last of `depth` blocks before any training, with Xavier weights; the task has 50 tokens."""
     torch.manual_seed(seed)
     blocks = [TransformerEncoderBlock(32, 2, 128, dropout=0.0, norm_first=norm_first) for _ in range(depth)]
     embed, head = nn.Embedding(50, 32), nn.Linear(32, 50)
@@ -94,8 +94,8 @@ def shares_spelled(model_kind, seed, steps=120):
     return own, other
 
 
-def test_a_decoder_writes_what_an_encoder_read():
-    """An encoder block reads the rows of a digit's image; a decoder block spells its name, letter by letter, from them.
+def test_a_decoder_spells_the_digit_that_an_encoder_was_given():
+    """An encoder block is given the rows of a digit's image, and a decoder block spells its name letter by letter.
 
     Source: Vaswani et al. 2017, §3.1: the decoder generates one element at a time, given the encoder's output.
     Measured: 0.89 to 0.94 of unseen digits spelled right, 0.10 to 0.12 with another digit's image, 0.00 with a decoder

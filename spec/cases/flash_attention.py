@@ -86,7 +86,7 @@ CASES = [
         name="flash_attention, mask of booleans, with the log-sum-exp, tiles of 3 by 4",
         build=_with(scale=0.3, return_lse=True),
         inputs=_masked((2, 1, 7)),
-        exempt=_OF_TILES | {"keeps_dtype": "L stays float32 for inputs of half precision, and says so by convention"},
+        exempt=_OF_TILES | {"keeps_dtype": "L stays float32 for inputs of half precision, by convention"},
         is_function=True,
     ),
 ]

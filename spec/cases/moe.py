@@ -38,7 +38,7 @@ CASES = [
             "wider tokens": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 6)), mentions=("4", "(2, 6)")),
             "a number": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(())), mentions=("()",)),
         },
-        exempt={"batch_independent": "noise is drawn for all tokens at once; in eval there is none"},
+        exempt={"batch_independent": "noise is sampled for all tokens at once; in eval there is none"},
     ),
     Case(
         item="moe",

@@ -1,4 +1,4 @@
-"""Cases of positional embeddings, rotary embeddings and the table of symbols' vectors."""
+"""Cases of positional embeddings, rotary embeddings and the embedding table."""
 
 import torch
 
@@ -58,9 +58,9 @@ ROTARY_BAD = {
     ),
 }
 EMBEDDING_BAD = {
-    "no symbols": _rejects(lambda: Embedding(0, 5), "num_embeddings", "0"),
+    "no tokens": _rejects(lambda: Embedding(0, 5), "num_embeddings", "0"),
     "no width": _rejects(lambda: Embedding(7, 0), "embedding_dim", "0"),
-    "padding that is no symbol": _rejects(lambda: Embedding(7, 5, padding_idx=7), "padding_idx", "7"),
+    "padding outside the vocabulary": _rejects(lambda: Embedding(7, 5, padding_idx=7), "padding_idx", "7"),
     "negative padding": _rejects(lambda: Embedding(7, 5, padding_idx=-1), "padding_idx", "-1"),
 }
 

@@ -39,7 +39,7 @@ def test_attention_agrees(tag, options):
 
 @pytest.mark.item("self-attention")
 def test_masked_attention_agrees():
-    """With a boolean mask and a scale, and with numbers added to scores, values and derivatives are torch's and jax's.
+    """With a boolean mask and a scale, and with values added to scores, values and derivatives are torch's and jax's.
 
     Source: Vaswani et al. 2017, eq. 1 and §3.2.3.  Convention: True may attend.
     """

@@ -35,7 +35,7 @@ def test_values_of_torchs_flash_kernel(tag, block_q):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_takes_the_place_of_torchs_function(causal):
+def test_agrees_with_torch(causal):
     """In float32, 2 samples of 3 heads of 200 tokens come out as of torch's scaled_dot_product_attention.
 
     Source: torch.nn.functional.scaled_dot_product_attention.

@@ -26,7 +26,7 @@ def test_layers_equal_weights_of_all_pairs(name, kind):
     """With given weights, ω and padding, output and gradient are those of weights formed one pair at a time.
 
     Source: Katharopoulos et al. 2020, eq. 4, 7 and 8; Choromanski et al. 2021, eq. 2 and Lemma 1.
-    Convention: no epsilon; ω is shared by the heads; padding is read by no token.
+    Convention: no epsilon; ω is shared by the heads; no token attends to padding.
     """
     golden = load("linear-attention")
     x = golden["x"].requires_grad_()

@@ -44,8 +44,8 @@ def test_balance_losses_are_the_librarys():
     golden.check("z", router_z_loss(logits))
 
 
-def test_the_places_of_switch():
-    """Of 10 tokens, 2 places an expert: who finds one, and the probability that scales what it gets, are Switch's.
+def test_capacity_agrees_with_switch():
+    """At a capacity of 2, the tokens that experts take, and the probabilities that scale them, are Switch's.
 
     Experts are identities, W₂ max(0, W x) with W = [1; −1] and W₂ = [1, −1], so that y_t = g_t x_t.
 

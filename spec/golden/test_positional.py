@@ -55,7 +55,7 @@ def test_partial_rotations_agree_with_onnx():
 
 
 @pytest.mark.item("rope")
-def test_ones_of_width_four_turn_to_known_numbers():
+def test_ones_of_width_four_rotate_to_known_values():
     """R(1) (1, 1, 1, 1) = (−0.3012, 1.3818, 0.9900, 1.0099).
 
     Source: Su et al. 2021, eq. 15 at d = 4, m = 1.

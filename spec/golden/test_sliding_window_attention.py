@@ -28,7 +28,7 @@ def test_longformers_weights_move_over(tag):
     """With Longformer's weights, padding, and no or ragged global tokens, output and gradient are Longformer's.
 
     Source: Beltagy et al. 2020, §3.1; transformers' LongformerSelfAttention; dense attention with a mask.
-    Convention: attention_window is w, both sides together; a global token is read once, by the ordinary projections.
+    Convention: attention_window is w, both sides together; a global token counts once, by the ordinary projections.
     """
     golden = load("sliding-window-attention")
     module, x, present = with_longformers_weights(golden), golden["x"].requires_grad_(), golden["key_mask"].bool()

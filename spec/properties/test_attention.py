@@ -101,7 +101,7 @@ class _As(nn.Module):
 @SELF
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention_is_a_softmax_of_scaled_products(scale):
-    """Attention(Q, K, V) = softmax(Q Kᵀ/√d_k) V, with its gradients; another `scale` takes the place of 1/√d_k.
+    """Attention(Q, K, V) = softmax(Q Kᵀ/√d_k) V, with its gradients; `scale` replaces 1/√d_k.
 
     Source: Vaswani et al. 2017, eq. 1.
     """
@@ -149,7 +149,7 @@ def test_scaled_products_have_unit_variance():
 @SELF
 @given(seed=seeds(), t=sizes(1, 4), s=sizes(1, 4))
 def test_outputs_are_weighted_averages_of_the_values(seed, t, s):
-    """Weights are positive and sum to 1: constant values come out as they are, others within their least and greatest.
+    """Weights are positive and sum to 1: constant values come out unchanged, others between their least and greatest.
 
     Source: Vaswani et al. 2017, §3.2: the output is a weighted sum of the values; eq. 1: softmax over the keys.
     """
@@ -166,7 +166,7 @@ def test_outputs_are_weighted_averages_of_the_values(seed, t, s):
 @SELF
 @given(seed=seeds(), size=floats(-5, 5))
 def test_a_shift_of_all_scores_of_a_query_is_no_information(seed, size):
-    """Adding one vector to all keys, or one number to all scores of a query, leaves the output as it was.
+    """Adding one vector to all keys, or one constant to all scores of a query, leaves the output unchanged.
 
     Source: Vaswani et al. 2017, eq. 1: softmax(z + c) = softmax(z).
     """
@@ -294,7 +294,7 @@ def test_true_in_a_mask_means_may_attend(shape):
 @SELF
 @given(seed=seeds())
 def test_masked_keys_have_no_weight_at_all(seed):
-    """What may not be attended to has weight 0: whatever its key and value, the output is the same bit for bit.
+    """What may not be attended to has weight 0: whatever its key and value, the output is bitwise equal.
 
     Source: Vaswani et al. 2017, §3.2.3: masked by −∞, not by a number that is merely small.
     """
@@ -310,7 +310,7 @@ def test_masked_keys_have_no_weight_at_all(seed):
 @SELF
 @pytest.mark.parametrize("shape", [(5, 7), (3, 1, 7), (2, 3, 5, 7)])
 def test_a_floating_mask_is_added_to_the_scores(shape):
-    """softmax(Q Kᵀ/√d_k + B) V for a mask B of numbers, with the gradient to B: relative positions are learned so.
+    """softmax(Q Kᵀ/√d_k + B) V for a floating mask B, with the gradient to B: relative positions are learned so.
 
     Source: Vaswani et al. 2017, eq. 1 and §3.2.3; Raffel et al. 2020, arXiv:1910.10683, §2.1, for learned ones.
     """
@@ -356,7 +356,7 @@ def test_a_mask_and_causality_hold_together(kind):
 @SELF
 @pytest.mark.parametrize("kind", ["boolean", "added", "causal"])
 def test_a_query_that_may_attend_to_nothing_gets_zero(kind):
-    """Where a whole row is masked the output is 0, no gradient flows and no NaN appears; other rows stay as they are.
+    """Where a whole row is masked the output is 0, no gradient flows and no NaN appears; other rows are unchanged.
 
     Source: 0/0 in eq. 1 of Vaswani et al. 2017.  Convention: 0, the empty sum; a softmax of −∞ alone gives NaN.
     """
@@ -371,7 +371,7 @@ def test_a_query_that_may_attend_to_nothing_gets_zero(kind):
         options = {"is_causal": True}
     output = scaled_dot_product_attention(*leaves[:3], **options)
     laws.assert_same(output[:, :, :2], torch.zeros(2, 3, 2, 6, dtype=torch.float64))
-    assert (output[:, :, 2:] != 0).all(), "expected other rows to read values"
+    assert (output[:, :, 2:] != 0).all(), "expected other rows to attend to values"
     laws.assert_close(output[:, :, 8], attention_by_hand(*leaves[:3])[:, :, 8])
     for grad in torch.autograd.grad(output[:, :, :2].sum(), leaves, retain_graph=True, materialize_grads=True):
         laws.assert_same(grad, torch.zeros_like(grad), what="gradient of rows that attend to nothing")
@@ -382,7 +382,7 @@ def test_a_query_that_may_attend_to_nothing_gets_zero(kind):
 @SELF
 @pytest.mark.parametrize("kv_heads", [1, 2, 3])
 def test_grouped_heads_share_keys_and_values_with_their_neighbours(kv_heads):
-    """With h query heads and g of keys and values, query head i reads head ⌊i·g/h⌋: neighbours share.
+    """With h query heads and g of keys and values, query head i attends to head ⌊i·g/h⌋: neighbours share.
 
     Source: Ainslie et al. 2023, arXiv:2305.13245, §2.2.  Convention: repeat_interleave, 0 0 1 1, not repeat, 0 1 0 1.
     """
@@ -415,13 +415,13 @@ def test_dropout_zeroes_weights_and_enlarges_the_rest():
 
 
 @SELF
-def test_every_weight_is_dropped_by_a_draw_of_its_own():
-    """Neighbouring samples, heads, queries and keys lose weights independently: both or neither in 1 − 2p(1 − p).
+def test_every_weight_is_dropped_independently():
+    """Two neighbouring weights are dropped both or neither in 1 − 2p(1 − p) of all cases, in each dimension.
 
-    58 % of 6000 pairs ± 3 points at 4 σ; the seed is fixed. One draw for all heads, say, would make it 100 %.
+    58 % of 6000 pairs ± 3 points at 4 σ; the seed is fixed. One sample for all heads, say, would make it 100 %.
 
-    Source: Srivastava et al. 2014, §4: a vector of independent Bernoulli numbers.
-    Convention: as in torch; to save memory some libraries share the draws of a batch or of the queries.
+    Source: Srivastava et al. 2014, §4: a vector of independent Bernoulli variables.
+    Convention: as in torch; to save memory some libraries share the samples of a batch or of the queries.
     """
     laws.reseed(5)
     query, key = normal(2, 3, 50, 4), normal(2, 3, 20, 4, seed=1)
@@ -429,12 +429,12 @@ def test_every_weight_is_dropped_by_a_draw_of_its_own():
     dropped = scaled_dot_product_attention(query, key, value, dropout_p=0.3) == 0
     for dim, name in enumerate(("samples", "heads", "queries", "keys")):
         share = (dropped == dropped.roll(1, dim)).double().mean().item()
-        assert abs(share - 0.58) < 0.03, f"expected {name} to agree in 58 % of their draws, found {share:.3f}"
+        assert abs(share - 0.58) < 0.03, f"expected {name} to agree in 58 % of their samples, found {share:.3f}"
 
 
 @SELF
 def test_gradients_go_through_the_weights_that_were_kept():
-    """With dropout the gradients are those of (softmax(Q Kᵀ/√d_k) ∘ R/(1 − p)) V for the R that was drawn.
+    """With dropout the gradients are those of (softmax(Q Kᵀ/√d_k) ∘ R/(1 − p)) V for the R that was sampled.
 
     Source: Srivastava et al. 2014, §5.2: backpropagation on the thinned network.
     """
@@ -490,7 +490,7 @@ def test_self_attention_joins_heads_of_projected_tokens(heads, kv_heads, width, 
 
 
 @SELF
-def test_heads_add_up_and_may_change_places():
+def test_heads_add_up_in_any_order():
     """The output is the sum of what each head adds; permuting the heads with their weights changes nothing.
 
     Source: Vaswani et al. 2017, §3.2.2: Concat(head_1, …) W^O = Σ head_i W_i^O.
@@ -538,7 +538,7 @@ def test_causal_self_attention_sees_no_future():
 
 
 @SELF
-def test_the_first_token_reads_itself_alone():
+def test_the_first_token_attends_to_itself_alone():
     """Causal output 0 is W^O W^V x_0 + b, whatever the queries and keys: the diagonal is allowed.
 
     Source: Vaswani et al. 2017, §3.2.3: all positions up to and including that position.
@@ -571,7 +571,7 @@ def test_padding_is_as_good_as_absent(seed, lengths):
 def test_masks_reach_the_heads_and_tokens_they_are_of(shape, kind, padded):
     """`attn_mask` of (t, s) or (b, heads, t, s) holds for those samples and heads, together with `key_mask`.
 
-    Source: Vaswani et al. 2017, §3.2.3.  Convention: True attends; numbers are added to the scores.
+    Source: Vaswani et al. 2017, §3.2.3.  Convention: True attends; values are added to the scores.
     """
     module, x = ready(MultiHeadAttention(12, 3)), normal(2, 5, 12)
     key_mask = torch.tensor([[True, True, False, True, True], [True, False, True, True, False]]) if padded else None
@@ -628,7 +628,7 @@ def test_weights_on_request_are_those_that_were_used(causal):
 
 @SELF
 def test_weights_on_request_carry_gradient():
-    """A loss on the weights, with or without one on the output, trains queries and keys as the formula says.
+    """A loss on the weights, with or without one on the output, trains queries and keys as the formula does.
 
     Source: Vaswani et al. 2017, eq. 1; losses on weights align tokens (Liu et al. 2016, arXiv:1609.04186).
     """
@@ -652,7 +652,7 @@ def test_a_cache_changes_nothing_but_the_cost(cuts, seed, kv_heads):
     """Fed in chunks of any sizes with a cache, tokens come out as from one causal call.
 
     Source: Vaswani et al. 2017, §3.2.3: causal outputs depend on the past, whose keys and values do not change.
-    Convention: query i of a chunk stands at position i + s − t: masks are aligned at the bottom right.
+    Convention: query i of a chunk has position i + s − t: masks are aligned at the bottom right.
     """
     module = ready(MultiHeadAttention(12, 4, is_causal=True, num_kv_heads=kv_heads), seed)
     x, cache = normal(2, sum(cuts), 12, seed=seed), KeyValueCache()
@@ -677,7 +677,7 @@ def test_gradients_flow_through_a_cache():
 
 @SELF
 def test_a_cache_holds_the_keys_and_values_of_the_past():
-    """After n tokens a cache holds their keys and values, 2·n·kv_heads·head_dim numbers a sample, and nothing else.
+    """After n tokens a cache holds their keys and values, 2·n·kv_heads·head_dim elements a sample, and nothing else.
 
     Source: Ainslie et al. 2023, arXiv:2305.13245, §2.2: fewer heads of keys and values shrink the cache.
     """
@@ -759,11 +759,11 @@ def test_weights_trade_with_torch(bias, causal):
     ours = MultiHeadAttention(12, 3, bias=bias, is_causal=causal).double()
     theirs = nn.MultiheadAttention(12, 3, bias=bias, batch_first=True).double()
     future = ~until_now(5, 5) if causal else None
-    twin = _As(theirs, lambda x: theirs(x, x, x, attn_mask=future, need_weights=False)[0])
+    other = _As(theirs, lambda x: theirs(x, x, x, attn_mask=future, need_weights=False)[0])
     for seed, (source, target) in enumerate(((ours, theirs), (theirs, ours))):
         ready(source, seed)
         target.load_state_dict(source.state_dict())
-        laws.gradients_match(ours, twin, normal(2, 5, 12))
+        laws.gradients_match(ours, other, normal(2, 5, 12))
     assert list(ours.state_dict()) == list(theirs.state_dict()), "expected the same names in the same order"
 
 
@@ -771,7 +771,7 @@ def test_weights_trade_with_torch(bias, causal):
 def test_projections_start_as_in_torch():
     """in_proj_weight starts uniform in ±√(6/(4d)), W^O in ±1/√d, all biases at 0.
 
-    Of d² numbers the largest is beyond 98 % of the bound but with probability below 1e-9.
+    The largest of d² elements is below 98 % of the bound with probability below 1e-9.
 
     Source: Glorot & Bengio 2010, eq. 16, of the stacked matrix.  Convention: as torch.nn.MultiheadAttention starts.
     """
@@ -847,7 +847,7 @@ def query_and_context(seed=0, s=6):
 
 @CROSS
 @pytest.mark.parametrize("bias", [True, False])
-def test_queries_read_keys_and_values_of_another_sequence(bias):
+def test_queries_attend_to_keys_and_values_of_another_sequence(bias):
     """MultiHead(Q, K, V) with queries of one sequence, keys and values of others of their own widths, with gradients.
 
     Source: Vaswani et al. 2017, §3.2.2 and §3.2.3: encoder-decoder attention.
@@ -860,7 +860,7 @@ def test_queries_read_keys_and_values_of_another_sequence(bias):
 
 @CROSS
 def test_values_are_made_of_the_keys_sequence_by_default():
-    """Given one context, keys and values are both made of it: f(x, c) = f(x, c, c), and of the queries only queries.
+    """Given one context, keys and values are both projected from it: f(x, c) = f(x, c, c).
 
     Source: Vaswani et al. 2017, §3.2.3: memory keys and values come from the output of the encoder.
     """
@@ -875,7 +875,7 @@ def test_values_are_made_of_the_keys_sequence_by_default():
 @CROSS
 @pytest.mark.parametrize("widths", [{}, {"kdim": 5}, {"vdim": 7}])
 def test_a_width_that_is_not_given_is_that_of_the_queries(widths):
-    """kdim and vdim are embed_dim unless given, each by itself; values given are read even if shaped as the keys.
+    """kdim and vdim are embed_dim unless given, each by itself; given values are used even if shaped as the keys.
 
     Convention: the defaults of torch.nn.MultiheadAttention.
     """
@@ -886,7 +886,7 @@ def test_a_width_that_is_not_given_is_that_of_the_queries(widths):
 
 @CROSS
 @given(order=permutations(6), queries=permutations(4), seed=seeds())
-def test_the_context_is_a_set_and_queries_keep_their_places(order, queries, seed):
+def test_the_context_is_a_set_and_queries_keep_their_order(order, queries, seed):
     """Permuting the context with its mask changes nothing; permuting the queries permutes the output.
 
     Source: Vaswani et al. 2017, §3.5.
@@ -899,7 +899,7 @@ def test_the_context_is_a_set_and_queries_keep_their_places(order, queries, seed
 
 @CROSS
 @given(seed=seeds(), times=sizes(2, 3))
-def test_a_context_said_twice_says_no_more(seed, times):
+def test_repeating_the_context_changes_nothing(seed, times):
     """Repeating every token of the context leaves the output: the weights are shared out.
 
     Source: Vaswani et al. 2017, eq. 1: numerator and denominator grow alike.
@@ -911,7 +911,7 @@ def test_a_context_said_twice_says_no_more(seed, times):
 
 
 @CROSS
-def test_a_context_of_one_token_is_read_by_every_query_alike():
+def test_every_query_gets_the_same_from_a_context_of_one_token():
     """With one token of context every weight is 1: output = W^O W^V c + b, whatever the query.
 
     Source: Vaswani et al. 2017, eq. 1 for one key.
@@ -940,7 +940,7 @@ def test_each_query_sees_itself_and_the_unmasked_context():
 @CROSS
 @given(seed=seeds(), lengths=st.tuples(sizes(1, 6), sizes(1, 6)))
 def test_context_padding_is_as_good_as_absent(seed, lengths):
-    """With `key_mask` False at padding every sample reads its context as if it ended there.
+    """With `key_mask` False at padding every sample attends to its context as if it ended there.
 
     Source: Vaswani et al. 2017, §3.2.3.  Convention: True marks a token; torch.nn's key_padding_mask marks padding.
     """
@@ -959,7 +959,7 @@ def test_context_padding_is_as_good_as_absent(seed, lengths):
 def test_cross_masks_reach_the_heads_and_tokens_they_are_of(shape, kind):
     """`attn_mask` of (t, s) or (b, heads, t, s) holds for those samples, heads and pairs, together with `key_mask`.
 
-    Source: Vaswani et al. 2017, §3.2.3.  Convention: True attends; numbers are added to the scores.
+    Source: Vaswani et al. 2017, §3.2.3.  Convention: True attends; values are added to the scores.
     """
     module, keys, mask = crossing(), some(2, 6, seed=4), some(*shape)
     query, key, value = query_and_context()
@@ -1065,17 +1065,17 @@ def test_cross_weights_trade_with_torch(bias):
     ours = CrossAttention(12, 3, kdim=5, vdim=7, bias=bias).double()
     theirs = nn.MultiheadAttention(12, 3, bias=bias, kdim=5, vdim=7, batch_first=True).double()
     mask = some(2, 6)
-    twin = _As(theirs, lambda q, k, v: theirs(q, k, v, key_padding_mask=~mask, need_weights=False)[0])
+    other = _As(theirs, lambda q, k, v: theirs(q, k, v, key_padding_mask=~mask, need_weights=False)[0])
     for seed, (source, target) in enumerate(((ours, theirs), (theirs, ours))):
         ready(source, seed)
         target.load_state_dict(source.state_dict())
         owned = dict(ours.named_parameters())
         assert set(owned) == set(dict(theirs.named_parameters())), "expected the same names"
         ordered = _As(ours, lambda q, k, v: ours(q, k, v, key_mask=mask))
-        laws.assert_close(ordered(*query_and_context()), twin(*query_and_context()))
+        laws.assert_close(ordered(*query_and_context()), other(*query_and_context()))
         grads = [
             dict(zip(names, torch.autograd.grad(module(*query_and_context()).square().sum(), list(names.values()))))
-            for module, names in ((ordered, owned), (twin, dict(theirs.named_parameters())))
+            for module, names in ((ordered, owned), (other, dict(theirs.named_parameters())))
         ]
         for name in owned:
             laws.assert_close(grads[0][name], grads[1][name], what=f"gradient of {name}")
@@ -1100,7 +1100,7 @@ def test_torch_packs_the_three_where_all_widths_are_equal():
 def test_attention_to_itself_is_self_attention(seed):
     """CrossAttention of a sequence to itself is MultiHeadAttention with the same projections.
 
-    Source: Vaswani et al. 2017, §3.2.3: in self-attention keys, values and queries come from the same place.
+    Source: Vaswani et al. 2017, §3.2.3: in self-attention keys, values and queries come from the same sequence.
     """
     cross, itself = ready(CrossAttention(12, 3), seed), MultiHeadAttention(12, 3).double()
     state = cross.state_dict()

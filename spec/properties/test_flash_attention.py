@@ -99,7 +99,7 @@ def test_default_tiles_are_exact():
 
 
 def test_a_long_sequence_is_cut_by_default():
-    """By default no tile of scores is larger than 128 × 128 a head, so nobody has to ask for the linear memory.
+    """By default no tile of scores is larger than 128 × 128 a head, so that linear memory is the default.
 
     Source: Dao et al. 2022, algorithm 1, line 1.  Convention: blocks of 128; the paper sizes them by the cache, ⌈M/4d⌉.
     """
@@ -107,8 +107,8 @@ def test_a_long_sequence_is_cut_by_default():
 
 
 @pytest.mark.parametrize("scale", [None, 0.3, 2, -1.5])
-def test_scale_takes_the_place_of_one_over_root_width(scale):
-    """S = τ Q Kᵀ with τ = 1/√d_k by default, and any other number on request, in value and gradients.
+def test_scale_replaces_one_over_root_width(scale):
+    """S = τ Q Kᵀ with τ = 1/√d_k by default, and any other value on request, in output and gradients.
 
     Source: Dao et al. 2022, algorithm 2, line 10: S = τ Q Kᵀ.
     """
@@ -121,7 +121,7 @@ def test_scale_takes_the_place_of_one_over_root_width(scale):
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 1, 3)])
 def test_leading_dimensions_are_apart(batch):
-    """Samples and heads stand in any number of leading dimensions, none included, and do not see each other.
+    """Samples and heads may have any number of leading dimensions, none included, and do not see each other.
 
     Source: Dao et al. 2022, §3.1: one head; Dao 2023, §3.2: batch and heads are parallel.
     """
@@ -187,7 +187,7 @@ def test_true_in_a_mask_means_may_attend(shape, causal):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_floating_mask_is_added_and_learned(shape, causal):
-    """softmax(τ Q Kᵀ + B) V for a mask B of numbers of every shape that broadcasts, with the gradient to B.
+    """softmax(τ Q Kᵀ + B) V for a floating mask B of every shape that broadcasts, with the gradient to B.
 
     Source: Raffel et al. 2020, arXiv:1910.10683, §2.1 (relative position biases); Press et al. 2022, arXiv:2108.12409.
     """
@@ -393,7 +393,7 @@ def largest_tensor(function, *inputs, **options):
 def test_no_matrix_of_all_scores_is_ever_made(causal):
     """No operator, forward or backward, makes a tensor above N·d elements: not the N × N matrix, nor a mask so large.
 
-    Source: Dao et al. 2022, §3.1: S and P are not written to memory, and P is made anew in the backward pass.
+    Source: Dao et al. 2022, §3.1: S and P are not written to memory, and P is recomputed in the backward pass.
     """
     inputs = queries_keys_values(512, 512, 16, 16, batch=(), dtype=torch.float32)
     found = largest_tensor(trained, *inputs, is_causal=causal, block_q=32, block_k=64)

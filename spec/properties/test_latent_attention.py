@@ -165,7 +165,7 @@ def test_a_cache_changes_nothing_but_the_cost(seed, cuts, absorbed, q_lora_rank)
 def test_gradients_flow_through_a_cache(absorbed):
     """Tokens in two chunks have the gradients of one call, those of the first also through c^KV and k^R in the cache.
 
-    Source: DeepSeek-AI 2024, §2.1.2: the cache spares work and changes no number.
+    Source: DeepSeek-AI 2024, §2.1.2: the cache spares work and changes no value.
     """
     module = ready(q_lora_rank=8)
 
@@ -177,7 +177,7 @@ def test_gradients_flow_through_a_cache(absorbed):
 
 
 def test_the_cache_holds_the_latent_and_one_rotated_key():
-    """After n tokens the cache is c^KV, normalised, and k^R, rotated: n·(d_c + d^R) numbers a sample, none of a head.
+    """After n tokens the cache is c^KV, normalised, and k^R, rotated: n·(d_c + d^R) elements a sample, none of a head.
 
     Source: DeepSeek-AI 2024, appendix C, the boxed vectors c^KV and k^R.
     """
@@ -192,8 +192,8 @@ def test_the_cache_holds_the_latent_and_one_rotated_key():
     laws.assert_close(cache.rope_key, torch.stack([rope(k, 10000.0) for k in joint[..., 7:]]), what="rope_key")
 
 
-def test_deepseek_v2_keeps_34560_numbers_a_token():
-    """60 layers of DeepSeek-V2 cache 60·(512 + 64) = 34,560 numbers a token, full heads 56.9 times as many.
+def test_deepseek_v2_caches_34560_elements_a_token():
+    """60 layers of DeepSeek-V2 cache 60·(512 + 64) = 34,560 elements a token, full heads 56.9 times as many.
 
     Source: DeepSeek-AI 2024, table 1 and §3.1.2; counted from the cache of a full-size layer on the meta device.
     """
@@ -250,8 +250,8 @@ def test_an_output_sees_tokens_up_to_its_own():
 
 
 @pytest.mark.parametrize("absorbed", [False, True])
-def test_the_first_token_reads_itself_alone(absorbed):
-    """u_0 = W^O [W^UV_i c^KV_0], whatever queries and keys are: the diagonal is allowed.
+def test_the_first_token_attends_to_itself_alone(absorbed):
+    """u_0 = W^O [W^UV_i c^KV_0], whatever queries and keys are: a token may attend to itself.
 
     Source: DeepSeek-AI 2024, appendix C for t = 1.
     """
@@ -263,18 +263,18 @@ def test_the_first_token_reads_itself_alone(absorbed):
 
 @given(seed=seeds(), shift=st.integers(1, 50))
 def test_positions_are_relative(seed, shift):
-    """Behind any number of hidden tokens the output is the same: scores depend on t − j alone.
+    """After any number of hidden tokens the output is the same: scores depend on t − j alone.
 
     Source: DeepSeek-AI 2024, §2.1.3; Su et al. 2021, arXiv:2104.09864, eq. 16.
     """
     module, x = ready(seed), normal(2, 5, 11, seed=seed)
-    behind = torch.cat([normal(2, shift, 11, seed=1), x], 1)
+    after = torch.cat([normal(2, shift, 11, seed=1), x], 1)
     present = (torch.arange(shift + 5) >= shift).expand(2, -1)
-    laws.assert_close(module(behind, present)[:, shift:], by_hand(module, x))
+    laws.assert_close(module(after, present)[:, shift:], by_hand(module, x))
 
 
 @given(seed=seeds())
-def test_only_the_rotated_key_knows_the_order(seed):
+def test_only_the_rotated_key_depends_on_the_order(seed):
     """With W^KR = 0 the past is a set: the last output is the same for every order of it; with W^KR it is not.
 
     Source: DeepSeek-AI 2024, §2.1.3: k^R carries RoPE, k^C does not, or W^UK could not be absorbed.
@@ -290,11 +290,11 @@ def test_only_the_rotated_key_knows_the_order(seed):
 
 
 @given(seed=seeds(), order=st.permutations(range(3)))
-def test_heads_may_change_places_and_share_one_rotated_key(seed, order):
+def test_heads_may_be_permuted_and_share_one_rotated_key(seed, order):
     """Permuting the heads' blocks of W^UQ, W^QR, W^UK, W^UV and W^O changes nothing: k^R belongs to no head.
 
     Source: DeepSeek-AI 2024, appendix C: k^R has no head's index.  Rotated along the heads instead of the tokens, as in
-    tensorgi/TPA #4, they could not change places.
+    tensorgi/TPA #4, they could not be permuted.
     """
     module, x, order = ready(seed), normal(2, 5, 11, seed=seed), list(order)
     before = by_hand(module, x)
@@ -305,7 +305,7 @@ def test_heads_may_change_places_and_share_one_rotated_key(seed, order):
     laws.assert_close(module(x, absorbed=True), before, what="absorbed")
 
 
-def test_later_tokens_know_an_earlier_one_by_its_latent_alone():
+def test_later_tokens_depend_on_an_earlier_one_by_its_latent_alone():
     """∂(later outputs)/∂h_0 has rank d_c + d^R at most, 6 of a width of 11: nothing else of a token is kept.
 
     Source: DeepSeek-AI 2024, §2.1.2: joint low-rank compression of keys and values.

@@ -137,7 +137,7 @@ def test_weights_sum_to_one_however_small_the_features(factor, is_causal):
     """Of values that are all 1 the average is 1, for features of size 1e-12 too: there is no epsilon.
 
     Source: Katharopoulos et al. 2020, eq. 4: a weighted average.
-    Convention: no epsilon in the denominator; the authors' code has 1e-6, with which small features read 0.
+    Convention: no epsilon in the denominator; the authors' code has 1e-6, with which small features give 0.
     """
     query, key, value = positive(*features(9, 9))
     ones = linear_attention(factor * query, factor * key, torch.ones_like(value), is_causal=is_causal)
@@ -164,7 +164,7 @@ def test_log_weights_scale_keys(seed, t, length, is_causal):
 
 
 @CAUSAL
-def test_a_query_that_reads_nothing_gets_zero(is_causal):
+def test_a_query_that_attends_to_nothing_gets_zero(is_causal):
     """Where all keys are left out the output is 0, and all gradients are finite.
 
     Source: the empty sum.  Convention: 0 where 0/0 would be NaN.
@@ -180,9 +180,9 @@ def test_a_query_that_reads_nothing_gets_zero(is_causal):
     output, grads = laws.gradients(call, (query, key, value))
     laws.assert_same(output[1], torch.zeros_like(output[1]))
     nothing = (output[0] == 0).all(-1).sum().item()
-    assert nothing == (6 if is_causal else 0), f"expected zeros where nothing is read only, found {nothing} rows"
+    assert nothing == (6 if is_causal else 0), f"expected zeros only of queries without keys, found {nothing} rows"
     assert all(g.isfinite().all() for g in grads), "expected finite gradients"
-    laws.assert_same(grads[2][1], torch.zeros_like(grads[2][1]), what="gradient of values that nobody reads")
+    laws.assert_same(grads[2][1], torch.zeros_like(grads[2][1]), what="gradient of values without weight")
 
 
 @given(seed=seeds(), cuts=st.lists(sizes(1, 149), max_size=3))
@@ -264,10 +264,10 @@ def test_cost_grows_in_proportion_to_the_length(is_causal, m):
     assert memory[2] < 2048 * 2048 * 4 / 2, f"expected less than half of one N × N tensor, found {memory[2]} bytes"
 
 
-def test_sums_of_every_place_are_never_there_at_once():
-    """Causally, with many features, memory stays below that of S_i for all i, N · m · d_v numbers.
+def test_sums_of_all_positions_are_never_held_at_once():
+    """Causally, with many features, memory stays below that of S_i for all i, N · m · d_v elements.
 
-    Source: Katharopoulos et al. 2020, §3.3.1: gradients and sums in constant memory a place.
+    Source: Katharopoulos et al. 2020, §3.3.1: gradients and sums in constant memory a token.
     """
     inputs = [normal(1, 1, 1024, size, seed=n).abs() for n, size in enumerate((64, 64, 32))]
     found = cost.peak_bytes(linear_attention, *inputs, None, True) / (1024 * 64 * 32 * 8)
@@ -324,7 +324,7 @@ def test_features_are_exponentials_over_their_largest(seed, m, scale):
 
 
 @pytest.mark.parametrize("scale", [30.0, 1e4])
-def test_features_of_long_vectors_stay_numbers(scale):
+def test_features_of_long_vectors_are_finite(scale):
     """In float32 features of vectors 1e4 long, whose exp(ωᵀx) and exp(−‖x‖²/2) overflow and vanish, are in (0, 1].
 
     Source: Choromanski et al. 2021, appendix on the implementation: the maximum is subtracted for stability.
@@ -346,7 +346,7 @@ def test_features_of_opposite_vectors_are_exact():
 def test_estimates_of_the_kernel_are_unbiased(drawn):
     """E[φ(x)ᵀφ(y)] = exp(xᵀy) for independent ω, for pairs ±ω, and for orthogonal ω of χ_d lengths.
 
-    |bias| < 4.5 σ of Lemma 2's variance, 20,000 draws: a false alarm in 100,000 seeds, and the seed is fixed.
+    |bias| < 4.5 σ of Lemma 2's variance, 20,000 samples: a false alarm in 100,000 seeds, and the seed is fixed.
     Measured: 0.0 to 1.4 σ right; with orthogonal ω from a QR whose signs were left alone 82 σ, of length 1 67 σ, of
     length √d 5.5 to 6.5 σ; 3 seeds.
 
@@ -368,7 +368,7 @@ def test_estimates_of_the_kernel_are_unbiased(drawn):
 def test_errors_of_the_kernel_are_lemma_2():
     """MSE(SM⁺_m) = exp(‖x+y‖²) SM² (1 − exp(−‖x+y‖²))/m, and half of it times that bracket for pairs ±ω.
 
-    Measured: within 5 % of the equation with 40,000 draws, 3 seeds; the bracket is 0.56 here.
+    Measured: within 5 % of the equation with 40,000 samples, 3 seeds; the bracket is 0.56 here.
 
     Source: Choromanski et al. 2021, Lemma 2: eq. 7 and Lemma 1's hyperbolic features, m of ω and m of −ω.
     """
@@ -387,7 +387,7 @@ def test_errors_of_the_kernel_are_lemma_2():
 def test_positive_features_are_sharp_where_the_kernel_is_small():
     """At x, y nearly opposite the relative error is 0.036; the trigonometric estimate's is 500, and half are negative.
 
-    Measured: 0.035 to 0.036 positive, 502 to 504 trigonometric, 0.50 of these negative; 3 seeds, 4000 draws of m = 8.
+    Measured: 0.035 to 0.036 positive, 502 to 504 trigonometric, 0.50 of these negative; 3 seeds, 4000 samples of m = 8.
 
     Source: Choromanski et al. 2021, Lemma 2: MSE(SM^trig) → ∞ and MSE(SM⁺) → 0 as SM → 0; §2.2.
     """
@@ -460,7 +460,7 @@ def test_each_direction_is_standard_normal(d):
         assert abs(shared) < 5 / count**0.5, f"expected lengths independent of one another, found {shared:.3f}"
 
 
-def test_a_projection_is_drawn_from_the_given_generator():
+def test_a_projection_is_sampled_by_the_given_generator():
     """Equal seeds give equal projections, others others; a given generator spares the global one; dtype is as asked.
 
     Source: the contract of `generator` in torch's functions.
@@ -475,10 +475,10 @@ def test_a_projection_is_drawn_from_the_given_generator():
     assert found == torch.float64, f"expected float64 as asked, found {found}"
 
 
-def test_a_projection_is_state_and_redrawn_in_place():
+def test_a_projection_is_state_and_resampled_in_place():
     """ω is a buffer in the state dict, no parameter; `redraw` changes it alone, in place, as its generator says.
 
-    Source: Choromanski et al. 2021, §4.2: features are redrawn periodically in training.
+    Source: Choromanski et al. 2021, §4.2: features are sampled anew periodically in training.
     """
     module = ready(FavorAttention(12, 3, num_features=7))
     assert module.projection.shape == (7, 4), f"expected one row a feature, found {tuple(module.projection.shape)}"
@@ -490,7 +490,7 @@ def test_a_projection_is_state_and_redrawn_in_place():
     assert module.projection is kept and kept.data_ptr() == place, "expected the same buffer"
     laws.assert_differs(kept, before, by=0.1)
     expected = orthogonal_projection(7, 4, torch.Generator().manual_seed(3))
-    laws.assert_close(kept, expected.double(), what="redrawn projection")
+    laws.assert_close(kept, expected.double(), what="resampled projection")
     for name, parameter in module.named_parameters():
         laws.assert_same(parameter, weights[name], what=name)
     x = normal(2, 5, 12)
@@ -528,7 +528,7 @@ def test_layers_are_projections_around_the_kernel(layer, is_causal, bias):
 
 @EACH
 def test_causal_layers_depend_on_the_past_alone(layer):
-    """Token i reads j ≤ i, itself included: the Jacobian's pattern is the lower triangle.
+    """Token i attends to j ≤ i, itself included: the Jacobian's pattern is the lower triangle.
 
     Source: Katharopoulos et al. 2020, eq. 8.
     """
@@ -557,7 +557,7 @@ def test_padding_is_as_good_as_absent(layer, seed, lengths):
 def test_padding_in_front_is_as_good_as_absent(layer):
     """Padding before the tokens, in front of a causal sequence as well, changes nothing and leaves itself the bias.
 
-    Source: Katharopoulos et al. 2020, eq. 8.  Convention: a token that reads nothing gets out_proj's bias.
+    Source: Katharopoulos et al. 2020, eq. 8.  Convention: a token that attends to nothing gets out_proj's bias.
     """
     module, x = ready(layer(6, 2, is_causal=True)), normal(2, 7, 6)
     mask = torch.arange(7) >= torch.tensor([[0], [3]])
@@ -583,7 +583,7 @@ def test_layers_generate_step_by_step(layer, seed, cut):
 def test_padding_on_the_left_works_with_a_state(layer):
     """A padded prompt and then more tokens, the state carried, give what one pass with the whole mask gives.
 
-    In the second sample the first portion is padding alone: its state is that of nothing read.
+    In the second sample the first portion is padding alone: its state is that of no tokens.
 
     Source: Katharopoulos et al. 2020, §3.4; batches of prompts are padded in front to generate together.
     """
@@ -608,7 +608,7 @@ def test_tokens_without_a_mask_are_a_set(layer):
 
 
 def test_the_feature_map_is_positive_and_smooth():
-    """φ(0) = 1 with slope 1 from both sides, and φ(−30) = e^−30 in float32, where elu(x) + 1 rounds to 0.
+    """φ(0) = 1 with derivative 1 from both sides, and φ(−30) = e^−30 in float32, where elu(x) + 1 rounds to 0.
 
     Read off the weights: of two keys with k = a and k = 0 the first weighs φ(a)/(φ(a) + 1).
 
@@ -627,7 +627,7 @@ def test_the_feature_map_is_positive_and_smooth():
     assert abs(found / grown - 1) < 1e-5, f"expected a weight of {grown:.3e}, found {found:.3e}"
     found = share(torch.tensor(2.0)).item()
     assert abs(found - 3 / 4) < 1e-6, f"expected φ(2) = 3, a weight of 3/4, found {found:.4f}"
-    # Queries 0, keys and values of the tokens themselves: the slope at a key of 0 is φ'(0) = 1.
+    # Queries 0, keys and values of the tokens themselves: the derivative at a key of 0 is φ'(0) = 1.
     module = LinearAttention(2, 1).double()
     for parameter in module.parameters():
         parameter.data.zero_()
@@ -641,11 +641,11 @@ def test_the_feature_map_is_positive_and_smooth():
     # ∂/∂k of the first key's weight 2: (1 − 7/3)/6 · φ'(0); its value moves by 2/6 along the second feature.
     slope = (1 - 7 / 3) / 6
     expected = torch.tensor([[slope, slope + 1 / 3]], dtype=torch.float64)
-    laws.assert_close(rows[0, :1], expected, what="slope at k = 0")
+    laws.assert_close(rows[0, :1], expected, what="derivative at k = 0")
 
 
 def test_heavy_and_light_keys_in_one_sequence():
-    """In float32, causally, a first key of weight e^−200 is still all that the first token reads.
+    """In float32, causally, a first key of weight e^−200 still has the whole weight of the first token.
 
     Source: Choromanski et al. 2021, Lemma 1: exp(−‖x‖²/2).  Convention: one stabiliser a key, as large as the largest
     so far; one for all keys would leave 0/0 to the first token, and let it see what comes.
@@ -681,7 +681,7 @@ def test_weights_of_softmax_attention_move_over(layer):
 @EACH
 @pytest.mark.parametrize(("bias", "count"), [(True, 4 * 12 * 12 + 4 * 12), (False, 4 * 12 * 12)])
 def test_features_cost_no_parameters(layer, bias, count):
-    """Four maps of d² + d parameters, biases at 0 to begin with, and nothing for the kernel.
+    """Four layers of d² + d parameters, biases at 0 to begin with, and nothing for the kernel.
 
     Source: Choromanski et al. 2021, §1: no change of the parameters.  Convention: as torch.nn.MultiheadAttention.
     """

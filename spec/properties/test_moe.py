@@ -153,8 +153,8 @@ def test_a_single_choice_needs_the_full_softmax():
 def test_equal_experts_are_one_expert(seed, k):
     """With the same weights in each, y = E(x) · Σ g: E(x) itself where gates are renormalised.
 
-    Source: Shazeer et al. 2017, eq. 1: the gates of a token are its only difference.  Gates scale what an expert says,
-    not what it reads: E is not linear.
+    Source: Shazeer et al. 2017, eq. 1: the gates of a token are its only difference.  Gates scale what an expert
+    outputs, not its input: E is not linear.
     """
     x = normal(5, 6, seed=seed)
     for normalize in (True, False):
@@ -166,7 +166,7 @@ def test_equal_experts_are_one_expert(seed, k):
 
 
 @given(seed=seeds(), order=permutations(4), tokens=permutations(9))
-def test_experts_and_tokens_may_change_places(seed, order, tokens):
+def test_experts_and_tokens_may_be_permuted(seed, order, tokens):
     """Experts renumbered with their rows of the router change nothing; outputs follow the order of tokens.
 
     Source: Shazeer et al. 2017, eq. 1: a sum over experts, token by token.
@@ -196,7 +196,7 @@ def test_unchosen_experts_get_no_gradient():
 def test_the_routing_is_reported():
     """Logits, gates and indices, largest first, have the leading dimensions of the input; gates are of its dtype.
 
-    Source: Fedus et al. 2021, eq. 4-6: what the balance loss reads.
+    Source: Fedus et al. 2021, eq. 4-6: what the balance loss is computed from.
     """
     layer = ready(top_k=3, normalize=False)
     x = normal(2, 5, 6)
@@ -228,10 +228,10 @@ def test_probabilities_are_wide_in_half_precision():
 
 
 def test_noise_is_added_to_the_logits_in_training():
-    """H(x) = x W_g + N(0, 1) · softplus(x W_noise): of the right deviation for each token and expert, none in eval.
+    """H(x) = x W_g + N(0, 1) · softplus(x W_noise): its standard deviation is that of each token and expert, 0 in eval.
 
-    Source: Shazeer et al. 2017, eq. 4.  4000 draws: a deviation is within 5% of its own, 4.5 of its deviations;
-    between two experts draws correlate by less than 0.08, 5 deviations.
+    Source: Shazeer et al. 2017, eq. 4.  4000 samples: standard deviations are within 5 %, 4.5 standard errors;
+    between two experts samples correlate by less than 0.08, 5 standard errors.
     """
     router = TopKRouter(6, 4, top_k=2, noisy=True).double()
     laws.assert_same(router.noise_weight.detach(), torch.zeros(4, 6, dtype=torch.float64))
@@ -242,10 +242,10 @@ def test_noise_is_added_to_the_logits_in_training():
     logits, gates, indices = router(x.expand(4000, 6))
     noise = logits - clean
     spread = nn.functional.softplus(x @ router.noise_weight.T)[0]
-    laws.assert_close(noise.std(0), spread, rtol=0.05, atol=0, because="a deviation of 4000 draws")
+    laws.assert_close(noise.std(0), spread, rtol=0.05, atol=0, because="a standard deviation of 4000 samples")
     assert (noise.mean(0).abs() < 5 * spread / 4000**0.5).all(), f"expected a mean of 0, found {noise.mean(0).tolist()}"
     together = (noise / spread).T @ (noise / spread) / 4000 - torch.eye(4, dtype=torch.float64)
-    assert together.fill_diagonal_(0).abs().max() < 0.08, f"expected a draw for each expert, found {together.tolist()}"
+    assert together.fill_diagonal_(0).abs().max() < 0.08, f"expected independent noise, found {together.tolist()}"
     laws.assert_close(gates, logits.topk(2).values.softmax(-1))
     laws.assert_same(indices, logits.topk(2).indices)
     laws.gradient_reaches(gates.square().sum(), {"W_noise": router.noise_weight, "W_g": router.weight})
@@ -255,10 +255,10 @@ def test_noise_is_added_to_the_logits_in_training():
     laws.assert_close(plain(x).logits, x @ plain.weight.T)
 
 
-def test_weights_start_as_linear_maps():
-    """Router and experts start uniform in ±1/√(width that they read).
+def test_weights_start_as_those_of_linear_layers():
+    """Router and experts start uniform in ±1/√(width of their input).
 
-    Convention: as torch.nn.Linear; 2% of the bound and 5% of the deviation for 20,000 numbers and more.
+    Convention: as torch.nn.Linear; 2 % of the bound and 5 % of the standard deviation for 20,000 elements and more.
     """
     laws.reseed(0)
     layer = MixtureOfExperts(100, 50, 64, gated=False)
@@ -289,7 +289,7 @@ def test_the_capacity_of_an_expert(tokens, experts, k, factor, places):
 
 
 @given(seed=seeds(), factor=st.sampled_from([0.3, 0.5, 1.0, 1.5]), k=st.integers(1, 3))
-def test_places_go_in_the_order_of_tokens(seed, factor, k):
+def test_capacity_is_used_up_in_the_order_of_tokens(seed, factor, k):
     """An expert takes the first C tokens that chose it, a token's choices one after the other; the rest get 0 from it.
 
     Source: Fedus et al. 2021, §2.2: overflowing tokens pass by the residual connection.
@@ -302,8 +302,8 @@ def test_places_go_in_the_order_of_tokens(seed, factor, k):
     laws.assert_close(layer.eval()(x)[0], expected)
 
 
-def test_tokens_without_a_place_get_zero_and_no_gradient():
-    """If every token wants one expert of C = 2 places, tokens 0 and 1 get it: the others' outputs and gradients are 0.
+def test_tokens_beyond_the_capacity_get_zero_and_no_gradient():
+    """If every token chooses one expert of capacity 2, tokens 0 and 1 get it: the others' outputs and gradients are 0.
 
     Source: Fedus et al. 2021, §2.2.
     """

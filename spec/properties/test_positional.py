@@ -31,7 +31,7 @@ def normal(*shape, seed=0):
 
 
 def softmax_attention(x):
-    """Self-attention without any projection: what it knows of positions stands in x."""
+    """Self-attention without any projection: all that it knows of positions is in x."""
     return (x @ x.mT).softmax(-1) @ x
 
 
@@ -127,7 +127,7 @@ def test_far_positions_are_as_exact_as_near_ones():
 
     An angle in float32 would be off by 0.004 at 10⁵, and its sine by as much.
 
-    Source: Vaswani et al. 2017, §3.5; IEEE 754: 24 bits hold an integer up to 16 million, and no fraction beside it.
+    Source: Vaswani et al. 2017, §3.5; IEEE 754: 24 bits hold an integer up to 16 million, and then no fraction.
     """
     for place in (100_000, 999_983):
         expected = [(math.cos if i % 2 else math.sin)(place * 10000 ** (-2 * (i // 2) / 16)) for i in range(16)]
@@ -194,7 +194,7 @@ def test_learned_vectors_are_added_to_the_tokens():
 
 @ADDED
 def test_all_positions_of_the_table_are_used():
-    """A text of max_len tokens, and a token at position max_len − 1, have their place; one more has none.
+    """A text of max_len tokens, and a token at position max_len − 1, have their position; one more has none.
 
     Source: Radford et al. 2019 (GPT-2), §2.3: a context of 1024 tokens has 1024 positions.
     """
@@ -208,13 +208,13 @@ def test_all_positions_of_the_table_are_used():
 
 @ADDED
 def test_learned_vectors_start_small():
-    """The table starts as N(0, 0.02²): 30,000 numbers, ±2 % at 4 σ.
+    """The table starts as N(0, 0.02²): 30,000 elements, ±2 % at 4 σ.
 
     Convention: GPT's start (Radford et al. 2018, §4.1).
     """
     laws.reseed(0)
     weight = LearnedPositionalEmbedding(100, 300).weight.detach().double()
-    assert abs(weight.std().item() / 0.02 - 1) < 0.02, f"expected a deviation of 0.02, found {weight.std():.5f}"
+    assert abs(weight.std().item() / 0.02 - 1) < 0.02, f"expected a spread of 0.02, found {weight.std():.5f}"
     assert abs(weight.mean().item()) < 5e-4, f"expected mean 0, found {weight.mean():.1e}"
 
 
@@ -232,7 +232,7 @@ def kinds_of_positions():
 
 @pytest.mark.parametrize("build", kinds_of_positions())
 def test_positions_are_a_start_or_one_for_each_token(build):
-    """A number is the first token's position; a tensor has all of them, the same for every text or each text's own.
+    """An integer is the first token's position; a tensor has all of them, the same for every text or each text's own.
 
     Source: Vaswani et al. 2017, §3.5: what a token gets depends on its position alone, not on the others.
     """
@@ -248,7 +248,7 @@ def test_positions_are_a_start_or_one_for_each_token(build):
 
 @ADDED
 def test_padding_does_not_move_a_text():
-    """Positions count the tokens of a text from 0; padding before, between or behind them does not count.
+    """Positions count the tokens of a text from 0; padding before, between or after them does not count.
 
     Convention: padding has the position of the token before it, or 0; x-transformers 013e60a had the sign wrong.
     """
@@ -274,8 +274,8 @@ def rotation(place, d, interleaved, base=10000.0):
 @ROPE
 @layouts
 @given(seed=seeds(), place=places)
-def test_each_pair_turns_by_its_angle(interleaved, seed, place):
-    """R(m) x turns pair i by m·base^(−2i/d), pairs being neighbours or halves; so do the gradients.
+def test_each_pair_rotates_by_its_angle(interleaved, seed, place):
+    """R(m) x rotates pair i by m·base^(−2i/d), pairs being neighbours or halves; so do the gradients.
 
     Source: Su et al. 2021, eq. 15 and 34.
     Convention: interleaved as in the paper; halves as in GPT-NeoX and Hugging Face's LLaMA.
@@ -303,7 +303,7 @@ def test_scores_depend_on_the_distance_alone(interleaved, seed, m, n, shift):
 
 @ROPE
 @layouts
-def test_scores_know_before_from_behind(interleaved):
+def test_scores_depend_on_the_sign_of_the_distance(interleaved):
     """⟨R(3) q, R(7) k⟩ ≠ ⟨R(7) q, R(3) k⟩: distance has a sign.
 
     Source: Su et al. 2021, eq. 16: R(n − m) and R(m − n) are each other's transposes.
@@ -342,7 +342,7 @@ def test_the_two_layouts_are_a_permutation_apart(seed, place):
 @ROPE
 @layouts
 def test_the_rest_of_a_partial_rotation_passes_as_it_is(interleaved):
-    """With rotary_dim = 4 of 7 features the first four turn as in a head of width 4, the other three stay, bit for bit.
+    """With rotary_dim = 4 of 7, the first four features rotate as in a head of width 4; the others are unchanged.
 
     Source: Wang & Komatsuzaki 2021 (GPT-J), Black et al. 2022, arXiv:2204.06745, §2.1: 25 % of a head.
     """
@@ -354,7 +354,7 @@ def test_the_rest_of_a_partial_rotation_passes_as_it_is(interleaved):
 
 
 @ROPE
-def test_heads_turn_alike():
+def test_heads_rotate_alike():
     """The angle depends on the token, not on the head or the text: each is as alone.
 
     Source: Su et al. 2021, eq. 15.  Convention: (batch, heads, tokens, width); tensorgi/TPA #4 turned by the head.
@@ -382,8 +382,8 @@ def test_a_second_derivative_is_right(interleaved):
 
 @ROPE
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_far_tokens_turn_by_exact_angles(dtype, tolerance):
-    """At position 10⁵ a float32 text turns as exactly as at 0, and so does a bfloat16 one of a bfloat16 module.
+def test_far_tokens_rotate_by_exact_angles(dtype, tolerance):
+    """At position 10⁵ a float32 text is rotated as exactly as at 0, and so is a bfloat16 one by a bfloat16 module.
 
     An angle of 24 bits would be off by 0.004 there, one of 8 bits by whole turns.
 
@@ -398,8 +398,8 @@ def test_far_tokens_turn_by_exact_angles(dtype, tolerance):
 
 @ROPE
 @layouts
-def test_a_cache_of_turned_keys_needs_no_second_turn(interleaved):
-    """Attention of the whole text is that of chunks whose keys were turned once, at their own positions, and kept.
+def test_cached_keys_are_rotated_once(interleaved):
+    """Attention of the whole text is that of chunks whose keys were rotated once, at their own positions, and kept.
 
     Source: Su et al. 2021, eq. 16; keys in a cache keep their absolute rotation.
     """
@@ -458,7 +458,7 @@ def test_frequencies_are_a_geometric_progression():
 @ROPE
 @given(seed=seeds(), place=st.integers(0, 1000))
 def test_interpolation_is_a_ruler_with_finer_marks(seed, place):
-    """With θ/s, position s·m is turned as position m was: a text s times as long fits into the old range.
+    """With θ/s, position s·m is rotated as position m was: a text s times as long fits into the old range.
 
     Source: Chen et al. 2023, arXiv:2306.15595, eq. 4.
     """

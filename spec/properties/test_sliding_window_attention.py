@@ -26,7 +26,7 @@ def ready(module, seed=0):
 
 
 def pattern(n, window, dilation=1, positions=()):
-    """Who reads whom: True at (i, j) for |i − j| <= d·w/2 in steps of d, and for i or j global."""
+    """Which tokens attend to which: True at (i, j) for |i − j| <= d·w/2 in steps of d, and for i or j global."""
     gap = torch.arange(n)[:, None] - torch.arange(n)
     allowed = (gap.abs() <= dilation * window // 2) & (gap % dilation == 0)
     for position in positions:
@@ -70,7 +70,7 @@ class _As(nn.Module):
 
 @given(n=sizes(1, 19), reach=sizes(1, 5), dilation=sizes(1, 4), seed=seeds(), length=sizes(1, 19))
 def test_windows_are_dense_attention_with_a_banded_mask(n, reach, dilation, seed, length):
-    """Token i reads the tokens j with |i − j| <= d·w/2 in steps of d, for every length, window, dilation and padding.
+    """Token i attends to tokens j with |i − j| <= d·w/2 in steps of d, for every length, window, dilation and padding.
 
     Source: Beltagy et al. 2020, §3.1.  Convention: w/2 tokens on each side and the token itself between them.
     """
@@ -137,7 +137,7 @@ def test_windows_move_with_the_tokens(seed, by):
 
 @pytest.mark.parametrize("window", [14, 16, 40])
 def test_a_window_of_twice_the_length_is_full_attention(window):
-    """From w/2 = n − 1 on every token reads every token.
+    """From w/2 = n − 1 on every token attends to every token.
 
     Source: Beltagy et al. 2020, §3.1; Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
@@ -182,8 +182,8 @@ def test_windows_of_padding_leave_the_bias():
     rows=st.tuples(*[st.lists(sizes(-1, 5), min_size=2, max_size=2, unique=True)] * 2),
     length=sizes(6, 15),
 )
-def test_global_tokens_read_all_and_are_read_by_all(n, dilation, seed, rows, length):
-    """Rows and columns of global tokens are full; their rows by Q_g, K_g, V_g; each is read once; −1 stands for none.
+def test_global_tokens_attend_to_all_and_all_attend_to_them(n, dilation, seed, rows, length):
+    """Rows and columns of global tokens are full; their rows by Q_g, K_g, V_g; each counts once; −1 means none.
 
     Source: Beltagy et al. 2020, §3.1, Global Attention: symmetric; Linear Projections for Global Attention.
     Convention: columns use the ordinary projections, and a global token within a window counts once, as in the
@@ -198,10 +198,10 @@ def test_global_tokens_read_all_and_are_read_by_all(n, dilation, seed, rows, len
     )
 
 
-def test_a_padded_global_token_is_not_read():
-    """A global position that `key_mask` hides is read by nobody, wherever it stands.
+def test_no_token_attends_to_a_padded_global_token():
+    """No token attends to a global position that `key_mask` hides, wherever it is.
 
-    Source: Beltagy et al. 2020, §3.1.  Convention: key_mask says what may be read; global tokens are no exception.
+    Source: Beltagy et al. 2020, §3.1.  Convention: key_mask hides global tokens as it hides others.
     """
     module, x = ready(SlidingWindowAttention(6, 2, 2)), normal(2, 7, 6)
     mask, positions = torch.ones(2, 7, dtype=torch.bool), torch.tensor([[0, 3], [5, 1]])
@@ -223,7 +223,7 @@ def test_a_global_row_and_column_depend_on_all():
 
 
 def test_all_tokens_global_is_full_attention():
-    """If every token is global and the projections are shared, window or not, all read all.
+    """If every token is global and the projections are shared, every token attends to every token, whatever the window.
 
     Source: Beltagy et al. 2020, §3.1, at the limit.
     """
@@ -261,14 +261,14 @@ def test_global_projections_start_as_copies():
     shared = {n: getattr(module, f"{n}_proj").weight for n in "qkv"}
     for weight, other in zip(own.values(), shared.values()):
         assert weight.data_ptr() != other.data_ptr(), "expected copies, found shared memory"
-    assert not torch.equal(shared["q"], shared["k"]), "expected other numbers in each projection"
+    assert not torch.equal(shared["q"], shared["k"]), "expected different values in each projection"
     laws.gradient_reaches(module(x, positions).square().sum(), own | shared)
     laws.gradient_reaches(module(x).square().sum(), shared, own)
 
 
 @given(seed=seeds())
 def test_the_order_of_global_positions_is_no_information(seed):
-    """Global tokens may be listed in any order, and −1 may stand anywhere.
+    """Global tokens may be listed in any order, and −1 may be anywhere in the list.
 
     Source: Beltagy et al. 2020, §3.1: a set of pre-selected locations.
     """
@@ -281,7 +281,7 @@ def test_the_order_of_global_positions_is_no_information(seed):
 
 
 def test_a_global_position_given_twice_counts_once():
-    """A position that a row repeats is read once, and its gradients are those of a row without the repetition.
+    """A position that a row repeats counts once, and its gradients are those of a row without the repetition.
 
     Source: Beltagy et al. 2020, §3.1: a set of pre-selected locations.
     """
@@ -331,7 +331,7 @@ def test_cost_grows_in_proportion_to_the_window(window):
     ("options", "count"), [({}, 7 * 42), ({"global_attention": False}, 4 * 42), ({"bias": False}, 7 * 36)]
 )
 def test_parameters_are_counted(options, count):
-    """Four maps of d² + d parameters, and three more with global attention.
+    """Four layers of d² + d parameters, and three more with global attention.
 
     Source: Beltagy et al. 2020, §3.1, Linear Projections for Global Attention.
     """

@@ -134,7 +134,7 @@ def test_feed_forward_is_two_maps_and_an_activation(name, bias):
 
 
 def test_any_function_is_an_activation():
-    """A function or a module in place of a name is used as it is; a module's parameters are learned.
+    """A function or a module given in place of a name is used unchanged; a module's parameters are learned.
 
     Source: Shazeer 2020, arXiv:2002.05202, §1: feed-forward layers differ in the activation.
     """
@@ -143,7 +143,7 @@ def test_any_function_is_an_activation():
     expected = torch.sin(x @ module.linear1.weight.T + module.linear1.bias) @ module.linear2.weight.T
     laws.assert_close(module(x), expected + module.linear2.bias)
     learned = ready(FeedForward(5, 7, nn.PReLU()))
-    assert "activation.weight" in dict(learned.named_parameters()), "expected the slope to be a parameter"
+    assert "activation.weight" in dict(learned.named_parameters()), "expected the negative slope to be a parameter"
 
 
 def test_hidden_features_are_dropped_behind_the_activation():
@@ -209,7 +209,7 @@ def test_encoder_block_is_its_equations(norm_first, activation, is_causal, bias)
     ("activation", "is_causal", "bias"), [("relu", True, True), ("gelu_tanh", False, True), ("gelu", True, False)]
 )
 def test_decoder_block_is_its_equations(norm_first, activation, is_causal, bias):
-    """Between self-attention and FFN each query reads the memory, whose keys and values no norm of the block changes.
+    """Between self-attention and FFN each query attends to the memory, which no norm of the block changes.
 
     Source: Vaswani et al. 2017, §3.1 and §3.2.3; Xiong et al. 2020, Table 1.
     """
@@ -224,7 +224,7 @@ def test_decoder_block_is_its_equations(norm_first, activation, is_causal, bias)
 
 @both_norms
 def test_masks_of_the_encoder_reach_its_attention(norm_first):
-    """attn_mask and key_mask restrict who reads whom, both at once: a token is read where both say True.
+    """attn_mask and key_mask hold together: a token may be attended to where both are True.
 
     Source: Vaswani et al. 2017, §3.2.3.  Convention: True may attend, the opposite of torch.nn.TransformerEncoderLayer.
     """
@@ -374,15 +374,15 @@ def test_second_derivatives_are_right(block, norm_first):
 
 
 class _Mean(nn.Module):
-    """Attention of the simplest kind: every token reads the mean of all, `scale` times."""
+    """Attention of the simplest kind: every token gets the mean of all, `scale` times."""
 
     def forward(self, input, scale=1.0):
         return scale * input.mean(1, keepdim=True).expand_as(input)
 
 
 @both_norms
-def test_another_attention_takes_the_place_of_the_heads(norm_first):
-    """self_attn may be any module of tokens; what the block is called with beside its input is handed on to it.
+def test_self_attn_replaces_the_heads(norm_first):
+    """self_attn may be any module of tokens; what the block is called with besides its input is passed on to it.
 
     Source: Tay et al. 2020, arXiv:2009.06732: efficient transformers differ in the attention alone.
     """
@@ -401,7 +401,7 @@ def test_another_attention_takes_the_place_of_the_heads(norm_first):
 
 @both_norms
 @pytest.mark.parametrize("gated", ["SwiGLU", "GEGLU"])
-def test_a_gated_network_takes_the_place_of_the_maps(norm_first, gated):
+def test_a_gated_network_replaces_the_linear_layers(norm_first, gated):
     """feed_forward may be any module of tokens: SwiGLU(x) = (Swish(x W) ⊗ x V) W₂ between norm and residual.
 
     Source: Shazeer 2020, arXiv:2002.05202, §2.
@@ -431,7 +431,7 @@ def test_a_gated_network_takes_the_place_of_the_maps(norm_first, gated):
 
 @both_norms
 def test_a_part_without_layers_is_a_part(norm_first):
-    """An empty nn.Sequential, whose truth value is false, is the identity in place of the maps, or of the attention.
+    """An empty nn.Sequential, whose truth value is false, is the identity in place of the FFN, or of the attention.
 
     Source: the contract of Python's truth values: what has no elements is false, and is not None.
     """
@@ -537,7 +537,7 @@ def test_defaults_are_torchs():
     laws.assert_close(narrow.train()(x), feed_forward(narrow.state_dict(), x, "relu"))
 
 
-def test_parameters_start_as_torchs():
+def test_parameters_start_as_in_torch():
     """Stacked projections are Xavier-uniform, ±√(6/4d), W₁ within ±1/√d, W₂ within ±1/√d_ff, norms the identity.
 
     Convention: torch.nn.TransformerDecoderLayer.
@@ -569,12 +569,12 @@ def test_parameters_start_as_torchs():
 )
 @both_norms
 def test_dropout_is_inside_and_behind_every_branch(block, branch, norm_first):
-    """In training a constant branch of 1 becomes 0 or 1/(1 − p)²: dropped inside and behind; in evaluation it stays.
+    """In training a constant branch of 1 becomes 0 or 1/(1 − p)²: dropped inside and after; in evaluation it stays 1.
 
     Inside are the attention's weights, or the hidden features. Of 12,000 numbers 56 % ± 2 stay for p = 0.25 (4 σ; a
     weight takes the 4 features of a head along).
 
-    Source: Vaswani et al. 2017, §5.4, behind each branch.  Convention: the three dropouts of torch's layers.
+    Source: Vaswani et al. 2017, §5.4, after each branch.  Convention: the three dropouts of torch's layers.
     """
     decodes = block is TransformerDecoderBlock
     block = block(WIDTH, HEADS, WIDTH, dropout=0.25, norm_first=norm_first).double()

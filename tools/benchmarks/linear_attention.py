@@ -1,4 +1,4 @@
-"""Linear attention beside torch's fused softmax attention, at lengths where its line passes below the parabola."""
+"""Linear attention beside torch's fused softmax attention, at lengths where linear cost is below quadratic."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ WIDTH, HEADS = 192, 3
 
 
 class _Softmax(nn.Module):
-    """torch has no linear attention: the same projections around its fused kernel, which reads all pairs."""
+    """torch has no linear attention: the same projections around its fused kernel, over all pairs."""
 
     def __init__(self, causal):
         super().__init__()
