@@ -55,6 +55,18 @@ def test_fake_quantization_is_quantization_and_back(x, step, zero_point, bits):
         laws.assert_same(found, dequantize(quantize(x, scale, point, *ends, axis), scale, point, axis))
 
 
+@pytest.mark.parametrize("zero_point", [2, 3])
+def test_ties_round_to_even_before_the_zero_point_is_added(zero_point):
+    """At S = 1 the values ½, 1½, 2½, −½, −1½ become 0, 2, 2, 0, −2, whether Z is even or odd.
+
+    Rounding x/S + Z instead gives 1, 1, 3, −1, −1 for an odd Z, and training another network than the one that runs.
+
+    Source: Jacob et al. 2017, eq. 12.  Convention: Z is added after rounding, as in torch and ONNX.
+    """
+    found = fake_quantize(real(0.5, 1.5, 2.5, -0.5, -1.5), real(1.0)[0], whole(zero_point)[0], 0, 15)
+    laws.assert_close(found, real(0, 2, 2, 0, -2))
+
+
 def test_the_gradient_is_one_inside_and_zero_outside():
     """At S = ½, Z = 3 and 0 … 7 the range is −1.5 … 2; gradient passes from −1.74 to 2.24, which round into it.
 
