@@ -1,8 +1,11 @@
 """Golden values of multi-head latent attention: transformers' DeepSeek-V2, confirmed by jax.
 
 Weights are frozen under DeepSeek's names, which are ours. transformers takes RMSNorm, RoPE and the softmax in float32
-whatever it is given; that is what the tolerance comes from.
+whatever it is given; the recipe lifts those casts, so that the values are float64 throughout.
 """
+
+from contextlib import ExitStack
+from unittest import mock
 
 import numpy as np
 
@@ -85,9 +88,14 @@ def latent_attention(recipe: Recipe) -> None:
         layer = layer.double().eval()
         layer.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
         leaf = torch.from_numpy(x).requires_grad_()
-        angles = DeepseekV2RotaryEmbedding(config)(leaf, torch.arange(LENGTH)[None])
         cache = DynamicCache()
-        output, _ = layer(leaf, future, past_key_values=cache, position_embeddings=angles)
+        with ExitStack() as lifted:
+            # A cast makes a copy, which view_as_complex relies on.
+            lifted.enter_context(mock.patch.object(torch.Tensor, "float", lambda t: t.double().contiguous()))
+            for name in ("float32", "float"):
+                lifted.enter_context(mock.patch.object(torch, name, torch.float64))
+            angles = DeepseekV2RotaryEmbedding(config)(leaf, torch.arange(LENGTH)[None])
+            output, _ = layer(leaf, future, past_key_values=cache, position_embeddings=angles)
         names = list(weights)
         leaves = [leaf, *(layer.get_parameter(n) for n in names)]
         slopes = torch.autograd.grad(output, leaves, torch.from_numpy(cotangent))
