@@ -50,7 +50,13 @@ def main(argv=None) -> int:
     diagnosis = add("diagnosis", "how often does a failure name the right bug?")
     bench = add("bench", "time our layers beside the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
-    for sub in (golden, strength, peers, laws, diagnosis, bench):
+    lines = add("lines", "how many lines of logic does a reader of an item get through?")
+    from tools import lines as rule
+
+    lines.description, lines.formatter_class = rule.__doc__, argparse.RawDescriptionHelpFormatter
+    lines.add_argument("--impl", default="impl", metavar="PACKAGE", help="the subject that is counted; default: impl")
+    lines.add_argument("--before", metavar="REV", help="count a git revision as well, and show the difference")
+    for sub in (golden, strength, peers, laws, diagnosis, bench, lines):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
@@ -111,6 +117,10 @@ def _run(arguments) -> int:
             from tools.diagnosis import main as run
 
             return run(arguments.item)
+        case "lines":
+            from tools.lines import main as run
+
+            return run(arguments.item, arguments.impl, arguments.before)
         case "bench":
             from tools.bench import main as run
 
