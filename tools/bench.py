@@ -1,4 +1,4 @@
-"""Times our layers and optimizers beside the library's, forward and backward, same inputs, same run; counts memory.
+"""Times our layers and optimizers next to the library's, forward and backward, same inputs, same run; counts memory.
 
 Rounds alternate between the two sides, so that a slow moment of the machine falls on both; a ratio is the median over
 the rounds of ours/theirs, its spread the interquartile range.
@@ -84,7 +84,7 @@ class Timing:
 
 
 def main(items: list[str], seconds: float = 1.0) -> int:
-    """`python -m tools bench`: prints the table; 0 whatever it says, 1 if there is nothing to time."""
+    """`python -m tools bench`: prints the table; 0 whatever the times are, 1 if there is nothing to time."""
     if any(os.environ.get(k) != v for k, v in KEEP_MEMORY.items()) and hasattr(os, "execve"):
         # The allocator reads these when the process starts.
         os.execve(sys.executable, [sys.executable, *_again()], os.environ | KEEP_MEMORY)

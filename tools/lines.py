@@ -1,7 +1,7 @@
 """Counts the lines of logic that a reader of an item must get through.
 
 Counted: each physical line that holds code of a definition (a function, a class as a whole, a constant) that the item's
-public names use, directly or not, in whichever module of the subject it stands.
+public names use, directly or not, in whichever module of the subject that is.
 
 Left out: docstrings, comments, blank lines, imports, `__all__`, `extra_repr` and `__repr__`, and argument checks. A
 check is an `if` that does nothing but raise, a statement that calls a function named `check_…` (or `_check_…`), a
@@ -34,7 +34,7 @@ def main(items: list[str], impl: str = PACKAGE, before: str | None = None, root:
     Args:
         items: ids; "a,b" is one row, the union of both. All, and their union, if empty.
         impl: the subject that is counted.
-        before: a git revision that is counted beside the present files.
+        before: a git revision that is counted next to the present files.
     """
     root = root or Path.cwd()
     roadmap = load(root / ROADMAP)
@@ -248,10 +248,10 @@ def _counts(groups, roadmap: Roadmap, folder: Path) -> list[set[Line] | None]:
 
 
 def _unpack(root: Path, revision: str, impl: str, folder: Path) -> None:
-    """The subject and the roadmap as they stood at a revision.
+    """The subject and the roadmap as they were at a revision.
 
     Raises:
-        RoadmapError: git knows no such revision, or the subject did not stand in it.
+        RoadmapError: git knows no such revision, or the subject was not in it.
     """
     command = ["git", "archive", "--format=tar", revision, impl, ROADMAP.as_posix()]
     done = subprocess.run(command, cwd=root, capture_output=True)

@@ -1,18 +1,16 @@
 """The pytest plugin: which implementation is tested, what each spec's outcome means, and the roadmap's progress."""
 
-import ast
 import json
-import re
 import shutil
 import tempfile
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 
 import pytest
 
-from tools import report, results, subject
+from tools import checklist, report, results, specfile, subject
 from tools.bugs import apply_bug, find_bug
-from tools.roadmap import KINDS, ROADMAP, Roadmap, RoadmapError, load
+from tools.roadmap import ROADMAP, Roadmap, RoadmapError, load
 
 _KEY = pytest.StashKey["Run"]()
 
@@ -32,7 +30,7 @@ class Run:
         self.temporary = None
         if option.bug:
             if option.impl != subject.PACKAGE:
-                raise RoadmapError(f"--bug chooses the subject; expected no --impl beside it, found {option.impl}")
+                raise RoadmapError(f"--bug chooses the subject; expected no --impl with it, found {option.impl}")
             self.subject = self._with_bug(option.bug)
         else:
             self.subject = subject.resolve(option.impl, self.root, option.borrow)
@@ -57,23 +55,7 @@ class Run:
         return subject.Subject(f"bug {bug_id}", folder, reference, borrow=package == subject.TUNED)
 
     def is_spec(self, path: Path) -> bool:
-        return self.kind(path) is not None
-
-    def kind(self, path: Path) -> str | None:
-        """The kind of a spec file is the folder that it stands in."""
-        if not re.fullmatch(r"test_.*\.py", path.name):
-            return None
-        for kind in KINDS:
-            if path.is_relative_to(self.root / "spec" / kind):
-                return kind
-        return None
-
-    def spec_files(self, item_id: str | None = None) -> list[Path]:
-        """Every spec file, or those that mention an item (or build their marks at run time, so may mention it)."""
-        files = [f for kind in KINDS for f in sorted((self.root / "spec" / kind).rglob("test_*.py"))]
-        if item_id is None:
-            return files
-        return [f for f in files if (ids := results.mentioned_items(f)) is None or item_id in ids]
+        return specfile.kind_of(path, self.root) is not None
 
 
 # ------------------------------------------------------------------------------------------------ set-up
@@ -126,7 +108,7 @@ def pytest_unconfigure(config):
         shutil.rmtree(run.temporary, ignore_errors=True)
 
 
-@pytest.hookimpl(optionalhook=True, tryfirst=True)  # xdist's own answer stands before ours where it loads later
+@pytest.hookimpl(optionalhook=True, tryfirst=True)  # xdist's own answer comes before ours where it loads later
 def pytest_xdist_auto_num_workers(config):
     """One item, or a file, runs in process: starting workers would cost more than they save."""
     run = config.stash.get(_KEY, None)
@@ -157,7 +139,7 @@ def pytest_ignore_collect(collection_path, config):
     """`--item` skips files that do not mention the item, so that one item costs seconds."""
     run = config.stash.get(_KEY, None)
     if run and run.wanted and collection_path.is_file() and run.is_spec(collection_path):
-        ids = results.mentioned_items(collection_path)
+        ids = specfile.mentioned_items(collection_path)
         if ids is not None and not ids & set(run.wanted):
             return True
     return None
@@ -209,7 +191,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_asked(asked: subject.Subject, test) -> bool:
-    """Is the subject held to this claim? A convention of the project says nothing about other people's code."""
+    """Is the subject held to this claim? A convention of the project is not asked of other people's code."""
     mark = test.get_closest_marker("project_convention")
     return mark is None or (asked.folder.name in mark.args if mark.args else not asked.is_peer)
 
@@ -218,16 +200,16 @@ def _describe(run: Run, test) -> dict:
     marks = [m for m in test.own_markers if m.name == "item"] or list(test.iter_markers("item"))
     ids = [m.args[0] for m in marks if m.args]
     doc = test.function.__doc__ or ""
-    claim = " ".join(doc.strip().split("\n\n")[0].split())
+    claim = specfile.claim_of(doc)
     return {
         "nodeid": test.nodeid,
         "file": test.path.relative_to(run.root).as_posix(),
         "line": test.location[1] + 1 if test.location[1] is not None else 1,
         "function": test.originalname,
         "items": ids,
-        "kind": run.kind(test.path),
+        "kind": specfile.kind_of(test.path, run.root),
         "claim": claim,
-        "source": results.field_of(doc, "Source") or results.field_of(doc, "Convention"),
+        "source": specfile.source_of(doc),
         "problem": _problem(run, test, ids, claim, doc),
     }
 
@@ -245,38 +227,9 @@ def _problem(run: Run, test, ids, claim, doc) -> str:
         return "it has no docstring: expected the claim in one sentence, and its source"
     if "Source:" not in doc and "Convention:" not in doc:
         return "its docstring names no Source: or Convention:"
-    if not asserts_something(test.path, test.originalname):
-        return "it asserts nothing: a spec that cannot fail says nothing"
+    if not specfile.asserts_something(test.path, test.originalname):
+        return "it asserts nothing: a spec that cannot fail proves nothing"
     return ""
-
-
-@cache
-def _asserting_functions(text: str) -> frozenset[str]:
-    """Functions of a module that assert, directly or through another function of the same module."""
-    functions = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
-    found = {name for name, node in functions.items() if any(_asserts(n) for n in ast.walk(node))}
-    calls = {
-        name: {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        for name, node in functions.items()
-    }
-    while more := {name for name in functions if name not in found and calls[name] & found}:
-        found |= more
-    return frozenset(found)
-
-
-def _asserts(node: ast.AST) -> bool:
-    """Is this an assertion: `assert`, `assert_…(…)`, `pytest.raises`, `gradcheck`, a law or check as a statement?"""
-    if isinstance(node, ast.Assert):
-        # A constant says nothing about the subject.
-        return not isinstance(node.test, ast.Constant)
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        called = ast.unparse(node.value.func)
-        return bool(re.search(r"(^|\.)(assert_\w+|check\w*|fail)$|^(laws|optimizer_laws|scratch)\.\w+$", called))
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
-
-
-def asserts_something(file: Path, function: str) -> bool:
-    return function in _asserting_functions(file.read_text(encoding="utf-8"))
 
 
 # ------------------------------------------------------------------------------------------------ outcomes
@@ -420,7 +373,7 @@ def pytest_sessionfinish(session, exitstatus):
         return
     if config.option.collectonly or not (run.specs or run.broken or run.wanted):
         return
-    run.result = results.Result.of_run(run, run.collector.outcomes)
+    run.result = results.Result.of_run(run, run.collector.outcomes, ticked=checklist.ticked(run.root))
     if not run.temporary:
         run.result.write(run.root)
     if run.result.verdict and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):

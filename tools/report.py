@@ -5,9 +5,9 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from tools.diagnosis import suspects
 from tools.results import Result
 from tools.roadmap import KINDS, Roadmap
+from tools.suspects import suspects
 
 WIDTH = 80
 SHOWN_FAILURES = 5
@@ -29,7 +29,7 @@ def lines(
     """The report as (text, markup) pairs, no line longer than `width` but for paths and commands.
 
     Args:
-        root: where the catalogue of bugs stands; without it no likely mistake is named.
+        root: of the repository with the catalogue of bugs; without it no likely mistake is named.
     """
     yield from _sections(result, roadmap, wanted, width, unicode)
     yield from _failures(result, roadmap, width, root)
@@ -41,20 +41,18 @@ def _sections(result, roadmap, wanted, width, unicode):
     full, empty = ("█", "░") if unicode else ("#", ".")
     if wanted:
         for item_id in wanted:
-            standing = result.standings[item_id]
-            color = {"done": {"green": True}, "failed": {"red": True, "bold": True}}.get(
-                standing.status, {"yellow": True}
-            )
-            kinds = ", ".join(f"{n} {k}" for k, n in standing.kinds.items())
-            yield f"{_box(standing)} {item_id:<28} {standing.status} · {standing.why}", color
+            state = result.statuses[item_id]
+            color = {"done": {"green": True}, "failed": {"red": True, "bold": True}}.get(state.status, {"yellow": True})
+            kinds = ", ".join(f"{n} {k}" for k, n in state.kinds.items())
+            yield f"{_box(state)} {item_id:<28} {state.status} · {state.why}", color
             yield f"      {kinds}", {}
         return
     title_width = max(len(s) for s in roadmap.sections)
     bar_width = max(width - title_width - 12, 6)
     for section, groups in roadmap.sections.items():
         items = [i for group in groups.values() for i in group]
-        done = sum(result.standings[i.id].status == "done" for i in items)
-        failed = any(result.standings[i.id].status == "failed" for i in items)
+        done = sum(result.statuses[i.id].status == "done" for i in items)
+        failed = any(result.statuses[i.id].status == "failed" for i in items)
         filled = round(bar_width * done / len(items))
         if 0 < done < len(items):
             filled = min(max(filled, 1), bar_width - 1)
@@ -62,20 +60,20 @@ def _sections(result, roadmap, wanted, width, unicode):
         yield f"{section:<{title_width}}  {full * filled}{empty * (bar_width - filled)} {done:>3}/{len(items)}", color
 
 
-def _box(standing) -> str:
-    return {"done": "[x]", "failed": "[!]"}.get(standing.status, "[ ]")
+def _box(state) -> str:
+    return {"done": "[x]", "failed": "[!]"}.get(state.status, "[ ]")
 
 
 def _failures(result, roadmap, width, root):
     """Failing items first: what claim broke, where it comes from, the evidence, and the command that shows it again."""
-    failing = [s for s in result.standings.values() if s.status == "failed"]
-    for standing in failing[:SHOWN_FAILURES]:
-        broken = [s for s in result.specs if standing.item in s["items"] and s["outcome"] == "failed"]
+    failing = [s for s in result.statuses.values() if s.status == "failed"]
+    for state in failing[:SHOWN_FAILURES]:
+        broken = [s for s in result.specs if state.item in s["items"] and s["outcome"] == "failed"]
         # The most telling first: the item's own claims before the laws of every module, properties before behaviours.
         first = min(broken, key=lambda s: (s["file"].endswith("test_laws.py"), KINDS.index(s["kind"]), s["line"]))
-        item = roadmap.items[standing.item]
+        item = roadmap.items[state.item]
         yield "", {}
-        yield f"FAILED {item.id} · {item.title} · {standing.why}", {"red": True, "bold": True}
+        yield f"FAILED {item.id} · {item.title} · {state.why}", {"red": True, "bold": True}
         for label, text in (("claim", first["claim"]), ("source", first["source"])):
             yield from _labelled(label, text, width)
         evidence = [part for line in first["evidence"].splitlines() for part in _kept_indent(line, width - 10)]
@@ -97,7 +95,7 @@ def _failures(result, roadmap, width, root):
     if len(failing) > SHOWN_FAILURES:
         yield "", {}
         yield from _labelled("FAILED", ", ".join(s.item for s in failing[SHOWN_FAILURES:]), width)
-    homeless = [s for s in result.specs if s["outcome"] == "failed" and not set(s["items"]) & set(result.standings)]
+    homeless = [s for s in result.specs if s["outcome"] == "failed" and not set(s["items"]) & set(result.statuses)]
     for spec in homeless[:SHOWN_FAILURES]:
         yield "", {}
         yield f"FAILED {spec['nodeid']}", {"red": True, "bold": True}
@@ -130,11 +128,11 @@ def _others(result, wanted, width):
         "pending": "pending, not written yet",
     }
     for status, head in heads.items():
-        standings = [s for s in result.standings.values() if s.status == status and not wanted]
-        if status == "partial" and not any(s.outcomes for s in standings):
+        statuses = [s for s in result.statuses.values() if s.status == status and not wanted]
+        if status == "partial" and not any(s.outcomes for s in statuses):
             continue
-        unspecified = [s for s in standings if s.why == "no specs yet"]
-        named = [s.item for s in standings if s not in unspecified]
+        unspecified = [s for s in statuses if s.why == "no specs yet"]
+        named = [s.item for s in statuses if s not in unspecified]
         if named:
             yield "", {}
             yield f"{head} ({len(named)})", {"yellow": True}
@@ -145,7 +143,7 @@ def _others(result, wanted, width):
 
 
 def _summary(result, roadmap, wanted, width):
-    total = len(result.standings)
+    total = len(result.statuses)
     counts = {s: result.count(s) for s in ("done", "failed", "pending", "borrowed", "incomplete", "partial")}
     if not wanted:
         shown = [f"{counts['done']} of {total} done"]
@@ -163,19 +161,19 @@ def _summary(result, roadmap, wanted, width):
 
 
 def next_step(result: Result, roadmap: Roadmap, wanted=()) -> str:
-    """One suggestion: mend what fails, else the first item in the roadmap's order that waits for its code."""
+    """One suggestion: fix what fails, else the first item in the roadmap's order that waits for its code."""
     for status in ("failed", "pending", "borrowed"):
         for item in roadmap.items.values():
-            standing = result.standings[item.id]
+            state = result.statuses[item.id]
             if wanted and item.id not in wanted:
                 continue
-            if standing.status == status and standing.why != "no specs yet":
+            if state.status == status and state.why != "no specs yet":
                 if status == "failed":
-                    return f"mend {item.id}: {command(result, item.id)}"
+                    return f"fix {item.id}: {command(result, item.id)}"
                 return f"python -m tools show {item.id}; write {item.path}; {command(result, item.id)}"
     if result.is_reference and not wanted:
         for item in roadmap.items.values():
-            if result.standings[item.id].why == "no specs yet":
+            if result.statuses[item.id].why == "no specs yet":
                 return f"specify {item.id} ({item.title}); CONTRIBUTING.md shows how"
     return ""
 

@@ -4,7 +4,7 @@ import ast
 import textwrap
 from pathlib import Path
 
-from tools import results
+from tools import results, specfile
 from tools.bugs import all_bugs
 from tools.report import next_step
 from tools.roadmap import KINDS, ROADMAP, Roadmap, load
@@ -68,8 +68,8 @@ def _claims(folder: Path, item_id: str):
                 own = [i for d in node.decorator_list for i in _marks(d)] or of_module
                 if item_id in own:
                     doc = ast.get_docstring(node) or node.name
-                    source = results.field_of(doc, "Source") or results.field_of(doc, "Convention")
-                    yield " ".join(doc.split("\n\n")[0].split()), source
+                    source = specfile.source_of(doc)
+                    yield specfile.claim_of(doc), source
 
 
 def _marks(node):

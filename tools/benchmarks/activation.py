@@ -1,4 +1,4 @@
-"""The activation functions beside torch.nn's, on a million numbers."""
+"""The activation functions next to torch.nn's, on a million elements."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""BigBird beside transformers' BigBird of the same size."""
+"""BigBird next to transformers' BigBird of the same size."""
 
 import torch
 from torch import nn

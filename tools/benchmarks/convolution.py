@@ -1,4 +1,4 @@
-"""Convolutions beside torch's own kernels, at the sizes of small image networks."""
+"""Convolutions next to torch's own kernels, at the sizes of small image networks."""
 
 import torch
 from torch import nn
@@ -9,8 +9,8 @@ from tools.bench import Pair
 
 
 def _pair(item, name, ours, theirs, shape):
-    numbers = "×".join(map(str, shape))
-    return Pair(item=item, name=f"{name} {numbers}", ours=ours, theirs=theirs, inputs=lambda: (torch.randn(shape),))
+    size = "×".join(map(str, shape))
+    return Pair(item=item, name=f"{name} {size}", ours=ours, theirs=theirs, inputs=lambda: (torch.randn(shape),))
 
 
 def _convolution(shape, out_channels, ours=Conv2d, theirs=nn.Conv2d, **arguments):

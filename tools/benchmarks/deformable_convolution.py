@@ -1,4 +1,4 @@
-"""Deformable convolution beside torch's sampling kernel, one call for each of nine taps, and its convolution kernel."""
+"""Deformable convolution next to torch's sampling kernel, one call for each of nine taps, and its convolution."""
 
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""The distillation loss beside torch.nn.functional's kl_div and cross_entropy."""
+"""The distillation loss next to torch.nn.functional's kl_div and cross_entropy."""
 
 import torch
 import torch.nn.functional as F

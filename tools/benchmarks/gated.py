@@ -1,4 +1,4 @@
-"""GLU beside torch.nn.GLU; SwiGLU and GEGLU beside the same layers of torch.nn's parts."""
+"""GLU next to torch.nn.GLU; SwiGLU and GEGLU next to the same layers of torch.nn's parts."""
 
 import torch
 from torch import nn

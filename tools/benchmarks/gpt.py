@@ -1,4 +1,4 @@
-"""GPT-2 beside transformers' GPT2LMHeadModel of the same size: logits and their gradients to all parameters."""
+"""GPT-2 next to transformers' GPT2LMHeadModel of the same size: logits and their gradients to all parameters."""
 
 import torch
 
@@ -44,12 +44,12 @@ def _warpers():
 
     chain = [transformers.TopKLogitsWarper(50), transformers.TopPLogitsWarper(0.9)]
 
-    def chances(logits):
+    def probabilities(logits):
         for warper in chain:
             logits = warper(None, logits)
         return logits.softmax(-1)
 
-    return chances
+    return probabilities
 
 
 PAIRS = [

@@ -1,4 +1,4 @@
-"""Linear attention beside torch's fused softmax attention, at lengths where its line passes below the parabola."""
+"""Linear attention next to torch's fused softmax attention, at lengths where its line passes below the parabola."""
 
 import torch
 from torch import nn

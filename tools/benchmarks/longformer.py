@@ -1,4 +1,4 @@
-"""Longformer beside transformers' Longformer of the same size."""
+"""Longformer next to transformers' Longformer of the same size."""
 
 import torch
 from torch import nn

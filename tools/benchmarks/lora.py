@@ -1,4 +1,4 @@
-"""Adapted layers beside peft's: factors are trained, the base is frozen."""
+"""Adapted layers next to peft's: factors are trained, the base is frozen."""
 
 import torch
 from torch import nn

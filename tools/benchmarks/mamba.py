@@ -1,4 +1,4 @@
-"""A Mamba block beside transformers' slow path and mambapy's parallel scan: forward and backward."""
+"""A Mamba block next to transformers' slow path and mambapy's parallel scan: forward and backward."""
 
 import torch
 

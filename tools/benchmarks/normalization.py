@@ -1,4 +1,4 @@
-"""The normalizations beside torch's kernels, at the sizes of a small image network or transformer."""
+"""The normalizations next to torch's kernels, at the sizes of a small image network or transformer."""
 
 import torch
 from torch import nn
@@ -8,10 +8,10 @@ from tools.bench import Pair
 
 
 def _pair(item, ours, theirs, arguments, shape):
-    numbers = "×".join(map(str, shape))
+    size = "×".join(map(str, shape))
     return Pair(
         item=item,
-        name=f"{ours.__name__} {numbers}",
+        name=f"{ours.__name__} {size}",
         ours=lambda: ours(*arguments),
         theirs=lambda: theirs(*arguments),
         inputs=lambda: (torch.randn(shape),),

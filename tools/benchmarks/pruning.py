@@ -1,4 +1,4 @@
-"""Masks beside torch.nn.utils.prune's; a masked network beside one that it has pruned."""
+"""Masks next to torch.nn.utils.prune's; a masked network next to one that it has pruned."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Fake quantization, the learned step and observers beside torch's own."""
+"""Fake quantization, the learned step and observers next to torch's own."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The marginals beside transformers', the retriever's loss and encoder beside torch's."""
+"""The marginals next to transformers', the retriever's loss and encoder next to torch's."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def _theirs(name):
         generator = SimpleNamespace(pad_token_id=0, bos_token_id=None)
         model = SimpleNamespace(config=SimpleNamespace(n_docs=DOCUMENTS, bos_token_id=None, generator=generator))
         model.marginalize = lambda *arguments: transformers.RagTokenForGeneration.marginalize(model, *arguments)
-        target = _target()  # it begins with a start symbol there, and the last place is padding
+        target = _target()  # it begins with a start token there, and the last position is padding
         return lambda scores, logits: library.get_nll(model, logits.flatten(0, 1), scores, target)
 
     return build

@@ -1,4 +1,4 @@
-"""Reformer's attention beside transformers' of the same size.
+"""Reformer's attention next to transformers' of the same size.
 
 Their reversible layers add to .grad as they go, which no call of torch.autograd.grad times.
 """

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: ours over theirs, forward and backward."""
+"""The benchmark measures what it claims: ours over theirs, forward and backward."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_library_that_is_not_installed_is_named(monkeypatch, capsys):
     def theirs():
         import no_such_library  # noqa: F401
 
-    pair = bench.Pair("adamw", "beside a library", lambda: torch.relu, theirs, lambda: (torch.ones(3),))
+    pair = bench.Pair("adamw", "next to a library", lambda: torch.relu, theirs, lambda: (torch.ones(3),))
     monkeypatch.setattr(bench, "_listed", lambda name: [pair] if name == "PAIRS" else [])
     assert bench.main([]) == 0
     said = capsys.readouterr().out
@@ -82,6 +82,6 @@ def test_library_that_is_not_installed_is_named(monkeypatch, capsys):
 
 
 def test_peaks_by_hand():
-    """Of 5 numbers each, two rows are alive forward; backward eˣ, two gradients, the sum and the gradient to it."""
+    """Of 5 elements each, two rows are alive forward; backward eˣ, two gradients, the sum and the gradient to it."""
     case = bench.Memory("adamw", "a product", lambda: lambda x: x.exp() * 2, lambda: (torch.ones(5),), (5, 5))
     assert bench._peaks(case) == (2 * 5 * 4, (3 * 5 + 2) * 4)

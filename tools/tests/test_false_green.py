@@ -22,7 +22,7 @@ def text_of(result: pytest.RunResult) -> str:
 
 
 def status_of(house, item: str, subject: str = "impl", complete: bool = True) -> str:
-    return results.read(results.path_of(house.root, subject, complete)).standings[item].status
+    return results.read(results.path_of(house.root, subject, complete)).statuses[item].status
 
 
 def test_right_code_under_all_its_specs_is_done(house):
@@ -150,7 +150,7 @@ def test_deselected_specs_tick_no_box(house, choice):
     house.run(*choice)
     assert not results.path_of(house.root, "impl").exists(), "a partial run must not leave a complete result"
     partial = results.path_of(house.root, "impl", complete=False)
-    assert not partial.exists() or results.read(partial).standings["double"].status == "partial"
+    assert not partial.exists() or results.read(partial).statuses["double"].status == "partial"
 
 
 def test_stopping_early_ticks_no_box(house):

@@ -1,4 +1,4 @@
-"""Lines of logic, counted by hand: what is left out, what is followed, and before beside after."""
+"""Lines of logic, counted by hand: what is left out, what is followed, and before next to after."""
 
 import subprocess
 

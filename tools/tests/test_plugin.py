@@ -91,9 +91,9 @@ def test_worst_news_first(house):
     assert shown.index("FAILED triple") < shown.index("waiting for their specs")
 
 
-def test_next_step_is_to_mend_then_to_write(house):
+def test_next_step_is_to_fix_then_to_write(house):
     house.edit("impl/layers/triple.py", "3 * x", "4 * x")
-    assert "mend triple: pytest --item triple" in text_of(house.run())
+    assert "fix triple: pytest --item triple" in text_of(house.run())
     house.skeleton()
     shown = text_of(house.run("--impl", "mine"))
     assert "python -m tools show double" in shown
@@ -121,7 +121,7 @@ def test_bug_is_a_subject_and_leaves_the_files_alone(house):
     assert house.run("--bug", "triple/nothing").ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_peers_are_not_asked_for_the_houses_rules(house):
+def test_peers_are_not_asked_for_project_conventions(house):
     house.edit("spec/golden/test_double_golden.py", "def test_value", "@pytest.mark.project_convention\ndef test_value")
     house.skeleton("spec/peers/other")
     house.write("spec/peers/other/layers/double.py", (house.root / "impl/layers/double.py").read_text())
@@ -147,7 +147,7 @@ def test_an_integer_is_a_float(house):
 
 
 def test_unwritten_code_is_met_once(house):
-    """Hypothesis neither repeats nor shrinks what only says that it is not written: a skeleton's run stays short."""
+    """Hypothesis neither repeats nor shrinks code that is not written yet: a skeleton's run stays short."""
     house.skeleton()
     house.edit(
         "spec/properties/test_double_properties.py",
