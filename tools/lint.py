@@ -1,7 +1,7 @@
 """`python -m tools lint`: the ways in which suites of specs turn green without proof, found by reading them.
 
-Each rule looks at one proven failure mode. What only a run can tell (an unknown item, a body without assertion reached
-through helpers) the pytest plugin refuses.
+Each rule looks at one proven failure mode, or keeps one promise of how the repository is built and written. What only a
+run can tell (an unknown item, a body without assertion reached through helpers) the pytest plugin refuses.
 """
 
 import ast
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools import imports, words
 from tools.bugs import all_bugs
 from tools.roadmap import KINDS, ROADMAP, load
 from tools.specfile import SpecFile, asserts_something, mentioned_items, spec_files
@@ -39,21 +40,25 @@ class Finding:
         return f"{self.where}: {self.rule}: {self.what}"
 
 
-def main(root: Path | None = None) -> int:
-    """`python -m tools lint`: 0 nothing found, 1 something is; each finding is a line."""
+def main(root: Path | None = None, pending: bool = False) -> int:
+    """`python -m tools lint`: 0 nothing found, 1 something is; each finding is a line.
+
+    Args:
+        pending: ask the rules of PENDING as well.
+    """
     root = root or Path.cwd()
-    found = sorted(map(str, findings(root)))
+    found = sorted(map(str, findings(root, pending)))
     print("\n".join(found) or "lint: no spec rests on a vacuous oracle, a wide tolerance or a clock")
     return int(bool(found))
 
 
-def findings(root: Path) -> Iterator[Finding]:
-    """Everything that the rules find in a repository."""
+def findings(root: Path, pending: bool = False) -> Iterator[Finding]:
+    """Everything that the rules find in a repository; with `pending`, those of PENDING as well."""
     files = [SpecFile.read(f, root) for f in spec_files(root)]
     for file in files:
         for rule in PER_FILE:
             yield from rule(file)
-    for rule in PER_REPOSITORY:
+    for rule in (*PER_REPOSITORY, *(PENDING if pending else ())):
         yield from rule(root, files)
 
 
@@ -220,7 +225,40 @@ def incomplete_item(root: Path, files):
             )
 
 
-PER_REPOSITORY = (recipe_imports_the_subject, identical_golden_arrays, unused_golden_file, incomplete_item)
+def forbidden_import(root: Path, files):
+    """A package imports one that it must not know: impl and fast each other, specs the tools, layers the models."""
+    for i, why in imports.forbidden_imports(imports.all_imports(root)):
+        yield Finding(i.where, "forbidden-import", f"{i.module}; {why}")
+
+
+def import_circle(root: Path, files):
+    """Modules import one another in a circle, inside of functions or not: none of them can be read first."""
+    for circle in imports.circles(imports.all_imports(root)):
+        names = [i.importer for i in circle]
+        yield Finding(circle[0].where, "import-circle", " → ".join([*names, names[0]]))
+
+
+def private_import(root: Path, files):
+    """An underscored module is imported from outside of the package that it is a part of."""
+    for where, module in sorted({(i.where, i.module) for i in imports.private_imports(imports.all_imports(root))}):
+        yield Finding(where, "private-import", f"{module} is a part of another package; what others need is public")
+
+
+def unusual_word(root: Path, files):
+    """A word of this project's own where the field has one: tools/words.toml."""
+    for where, what in words.found(root):
+        yield Finding(where, "unusual-word", what)
+
+
+PER_REPOSITORY = (
+    recipe_imports_the_subject,
+    identical_golden_arrays,
+    unused_golden_file,
+    incomplete_item,
+    forbidden_import,
+)
+# Rules that the repository does not keep everywhere yet; `python -m tools lint --all` asks them as well.
+PENDING = (import_circle, private_import, unusual_word)
 
 
 def _is_comparison(call: ast.Call) -> bool:
