@@ -53,6 +53,8 @@ def main(argv=None) -> int:
     diagnosis = add("diagnosis", "how often does a failure name the right bug?")
     bench = add("bench", "time our layers next to the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
+    bench.add_argument("--subject", action="append", default=[], choices=["impl", "fast"], help="only this one")
+    bench.add_argument("--no-compile", action="store_true", help="time the eager forms alone, in far less time")
     lines = add("lines", "how many lines of logic does a reader of an item get through?")
     from tools import lines as rule
 
@@ -127,7 +129,7 @@ def _run(arguments) -> int:
         case "bench":
             from tools.bench import main as run
 
-            return run(arguments.item, arguments.seconds)
+            return run(arguments.item, arguments.seconds, arguments.subject, not arguments.no_compile)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False, new:
 
     Args:
         items: only their bugs, and their rows of the kill matrix; all if empty.
-        recorded: run only specs that the matrix names as killing specs, a few for each bug, to see that they still kill it.
+        recorded: run only killing specs that the matrix names, a few for each bug.
         new: only the bugs that have no row in the matrix yet.
     """
     root = Path.cwd()
