@@ -1,6 +1,7 @@
 """`python -m tools`: see --help."""
 
 import argparse
+import os
 import sys
 
 from tools.roadmap import RoadmapError
@@ -27,8 +28,10 @@ def main(argv=None) -> int:
     def add(name, help):
         return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
 
-    add("show", "what an item asks for: papers, public names, claims, bugs").add_argument("item", metavar="ITEM")
-    add("next", "what to do next, from the last run").add_argument("--impl", default="impl", metavar="PACKAGE")
+    show = add("show", "what an item asks for: papers, public names, claims, bugs")
+    show.add_argument("item", metavar="ITEM")
+    show.add_argument("--impl", default="mine", metavar="PACKAGE", help="the package that you write; default: mine")
+    add("next", "what to do next, from all runs of a package").add_argument("--impl", default="impl", metavar="PACKAGE")
     add("scaffold", "make an empty implementation to fill in").add_argument("folder", metavar="DIR")
     checklist = add("checklist", "does CHECKLIST.md agree with the last complete run?")
     checklist.add_argument("--update", action="store_true", help="write CHECKLIST.md and README's counts")
@@ -65,19 +68,25 @@ def main(argv=None) -> int:
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # `show … | head`: nobody reads on, and nothing is left to be written when this process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (RoadmapError, SubjectError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
 def _run(arguments) -> int:
-    # Imported late: `show` should not wait for torch.
+    # Imported late: `--help` should not wait for torch.
     match arguments.command:
         case "show":
             from tools.show import show
 
-            return show(arguments.item)
+            return show(arguments.item, arguments.impl)
         case "next":
             from tools.show import suggest
 

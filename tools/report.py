@@ -5,9 +5,10 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from tools.results import Result
+from tools.results import NO_SPECS, ItemStatus, Result, without_example
 from tools.roadmap import KINDS, Roadmap
-from tools.suspects import suspects
+from tools.subject import PACKAGE, TUNED
+from tools.suspects import likely_mistakes
 
 WIDTH = 80
 SHOWN_FAILURES = 5
@@ -67,34 +68,25 @@ def _box(state) -> str:
 def _failures(result, roadmap, width, root):
     """Failing items first: what claim broke, where it comes from, the evidence, and the command that shows it again."""
     failing = [s for s in result.statuses.values() if s.status == "failed"]
-    for state in failing[:SHOWN_FAILURES]:
-        broken = [s for s in result.specs if state.item in s["items"] and s["outcome"] == "failed"]
-        # The most telling first: the item's own claims before the laws of every module, properties before behaviours.
-        first = min(broken, key=lambda s: (s["file"].endswith("test_laws.py"), KINDS.index(s["kind"]), s["line"]))
-        item = roadmap.items[state.item]
+    shown: dict[tuple[str, str], str] = {}  # a failure → the item that it was shown for
+    listed = []
+    for state in failing:
+        broken = _broken(result, state.item)
+        failure = (broken[0]["function"], without_example(broken[0]["evidence"])) if broken else ("", "")
+        known = shown.get(failure)
+        if known:
+            yield "", {}
+            yield f"FAILED {state.item} · {roadmap.items[state.item].title} · {state.why}", {"red": True, "bold": True}
+            yield from _labelled("found", f"the same as {known}: {broken[0]['function']}", width)
+        elif len(set(shown.values())) < SHOWN_FAILURES:
+            yield from _failure(result, roadmap.items[state.item], state, broken, width, root)
+            if broken:
+                shown[failure] = state.item
+        else:
+            listed.append(state.item)
+    if listed:
         yield "", {}
-        yield f"FAILED {item.id} · {item.title} · {state.why}", {"red": True, "bold": True}
-        for label, text in (("claim", first["claim"]), ("source", first["source"])):
-            yield from _labelled(label, text, width)
-        evidence = [part for line in first["evidence"].splitlines() for part in _kept_indent(line, width - 10)]
-        for n, line in enumerate(evidence):
-            yield f"  {'found' if n == 0 else '':<7} {line}", {}
-        yield f"  {'spec':<7} {first['file']}:{first['line']}", {}
-        yield f"  {'again':<7} {command(result, item.id, first['function'])}", {"bold": True}
-        # Of a bug that was asked for by name the name is no news.
-        ranked = (
-            suspects(item.id, {s["nodeid"] for s in broken}, root)
-            if root and not result.subject.startswith("bug ")
-            else []
-        )
-        for suspect in [s for s in ranked if s.likeness == ranked[0].likeness][:3]:
-            yield from _labelled("like", str(suspect), width)
-        if len(broken) > 1:
-            others = sorted({s["function"] for s in broken} - {first["function"]})
-            yield from _labelled("also", ", ".join(others) or f"{len(broken) - 1} other cases of it", width)
-    if len(failing) > SHOWN_FAILURES:
-        yield "", {}
-        yield from _labelled("FAILED", ", ".join(s.item for s in failing[SHOWN_FAILURES:]), width)
+        yield from _labelled("FAILED", ", ".join(listed), width)
     homeless = [s for s in result.specs if s["outcome"] == "failed" and not set(s["items"]) & set(result.statuses)]
     for spec in homeless[:SHOWN_FAILURES]:
         yield "", {}
@@ -105,14 +97,57 @@ def _failures(result, roadmap, width, root):
         yield f"NOT COLLECTED {line}", {"red": True, "bold": True}
 
 
+def _broken(result, item_id: str) -> list[dict]:
+    """The failed specs of an item, the most telling first.
+
+    That are its own claims before the laws of every module, and properties before behaviours.
+    """
+    broken = [s for s in result.specs if item_id in s["items"] and s["outcome"] == "failed"]
+    return sorted(broken, key=lambda s: (s["file"].endswith("test_laws.py"), KINDS.index(s["kind"]), s["line"]))
+
+
+def _failure(result, item, state, broken, width, root):
+    yield "", {}
+    yield f"FAILED {item.id} · {item.title} · {state.why}", {"red": True, "bold": True}
+    if not broken:
+        return
+    first = broken[0]
+    case = first["nodeid"].partition("[")[2].removesuffix("]")
+    for label, text in (("claim", first["claim"]), ("source", first["source"]), ("case", case)):
+        if text:
+            yield from _labelled(label, text, width)
+    evidence = [part for line in first["evidence"].splitlines() for part in _kept_indent(line, width - 10)]
+    for n, line in enumerate(evidence):
+        yield f"  {'found' if n == 0 else '':<7} {line}", {}
+    yield f"  {'spec':<7} {first['file']}:{first['line']}", {}
+    yield f"  {'again':<7} {command(result, item.id, first['function'])}", {"bold": True}
+    # Of a bug that was asked for by name the name is no news.
+    if root and not result.subject.startswith("bug "):
+        where = None if result.subject in (PACKAGE, TUNED) else own_path(result.subject, item)
+        for line in likely_mistakes(item.id, broken, root, where):
+            yield from _labelled("like", line, width)
+    if len(broken) > 1:
+        others = sorted({s["function"] for s in broken} - {first["function"]})
+        yield from _labelled("also", ", ".join(others) or f"{len(broken) - 1} other cases of it", width)
+
+
+def own_path(subject: str, item) -> str:
+    """The file of an item in a subject that is given by the name of a package or by a path."""
+    folder = subject.rstrip("/") if "/" in subject or subject.startswith(".") else subject.replace(".", "/")
+    return f"{folder}/{item.path.partition('/')[2]}"
+
+
 def command(result: Result, item_id: str, function: str | None = None) -> str:
     """The one command that runs these specs again."""
+    return command_for(result.subject, item_id, function)
+
+
+def command_for(subject: str, item_id: str, function: str | None = None) -> str:
     parts = ["pytest"]
-    if result.subject.startswith("bug "):
-        parts += ["--bug", result.subject.removeprefix("bug ")]
-    elif not result.is_reference:
-        # With '=' pytest does not take the folder for one to collect from.
-        parts += [f"--impl={result.subject}"]
+    if subject.startswith("bug "):
+        parts += ["--bug", subject.removeprefix("bug ")]
+    elif subject != PACKAGE:
+        parts += [f"--impl={subject}"]
     parts += ["--item", item_id]
     if function:
         parts += ["-k", function]
@@ -121,8 +156,9 @@ def command(result: Result, item_id: str, function: str | None = None) -> str:
 
 def _others(result, wanted, width):
     """Items between done and failed, by what they wait for."""
+    is_tuned = result.subject == TUNED
     heads = {
-        "borrowed": "borrowed from the reference, so not done",
+        "borrowed": "borrowed from the reference" + ("" if is_tuned else ", so not done"),
         "incomplete": "specified in part",
         "partial": "not all specs ran",
         "pending": "pending, not written yet",
@@ -131,11 +167,11 @@ def _others(result, wanted, width):
         statuses = [s for s in result.statuses.values() if s.status == status and not wanted]
         if status == "partial" and not any(s.outcomes for s in statuses):
             continue
-        unspecified = [s for s in statuses if s.why == "no specs yet"]
+        unspecified = [s for s in statuses if s.why == NO_SPECS]
         named = [s.item for s in statuses if s not in unspecified]
         if named:
             yield "", {}
-            yield f"{head} ({len(named)})", {"yellow": True}
+            yield f"{head} ({len(named)})", {} if is_tuned and status == "borrowed" else {"yellow": True}
             yield from ((line, {}) for line in _wrapped(", ".join(named), width, "  "))
         if unspecified:
             yield "", {}
@@ -155,25 +191,34 @@ def _summary(result, roadmap, wanted, width):
             yield "not a complete run: the checklist is made from `pytest` without filters", {}
     if result.verdict:
         yield from _wrapped_markup(f"exit 1: {result.verdict}", width, {"red": True, "bold": True})
-    advice = next_step(result, roadmap, wanted)
+    advice = "" if result.subject.startswith("bug ") else next_step(result.statuses, result.subject, roadmap, wanted)
     if advice:
         yield from _labelled("next", advice, width)
 
 
-def next_step(result: Result, roadmap: Roadmap, wanted=()) -> str:
-    """One suggestion: fix what fails, else the first item in the roadmap's order that waits for its code."""
-    for status in ("failed", "pending", "borrowed"):
-        for item in roadmap.items.values():
-            state = result.statuses[item.id]
-            if wanted and item.id not in wanted:
-                continue
-            if state.status == status and state.why != "no specs yet":
-                if status == "failed":
-                    return f"fix {item.id}: {command(result, item.id)}"
-                return f"python -m tools show {item.id}; write {item.path}; {command(result, item.id)}"
-    if result.is_reference and not wanted:
-        for item in roadmap.items.values():
-            if result.statuses[item.id].why == "no specs yet":
+def next_step(statuses: dict[str, ItemStatus], subject: str, roadmap: Roadmap, wanted=()) -> str:
+    """One suggestion: fix what fails, else the first item in the roadmap's order that waits for its code.
+
+    Args:
+        statuses: of every item.
+        subject: its name as it was given; what the tuned forms borrow is no work that waits.
+        wanted: only among these; all if empty.
+    """
+    works = ("failed", "pending") if subject == TUNED else ("failed", "pending", "borrowed")
+    asked = [i for i in roadmap.items.values() if not wanted or i.id in wanted]
+    for work in works:
+        for item in asked:
+            state = statuses[item.id]
+            if state.status == work and state.why != NO_SPECS:
+                if work == "failed":
+                    return f"fix {item.id}: {command_for(subject, item.id)}"
+                show = f"python -m tools show {item.id}"
+                return f"{show}; write {own_path(subject, item)}; {command_for(subject, item.id)}"
+    if wanted and subject not in (PACKAGE, TUNED) and all(statuses[i].status == "done" for i in wanted):
+        return f"python -m tools next --impl={subject}"
+    if subject == PACKAGE and not wanted:
+        for item in asked:
+            if statuses[item.id].why == NO_SPECS:
                 return f"specify {item.id} ({item.title}); CONTRIBUTING.md shows how"
     return ""
 

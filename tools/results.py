@@ -11,6 +11,15 @@ from tools.specfile import mentioned_items, spec_files
 from tools.subject import digest
 
 FOLDER = Path(".results")
+_EXAMPLE = "smallest counterexample:"
+# Why an item is pending that has no spec.
+NO_SPECS = "no specs yet"
+# Failures of another kind than a wrong value: a name, an argument or a module that is not there.
+_STRUCTURAL = re.compile(
+    r"(Key|Attribute|Import|ModuleNotFound|Name|UnboundLocal|Syntax|NotImplemented)Error"
+    r"|TypeError: .*(unexpected keyword|required (positional|keyword)|positional arguments? but)"
+    r"|.*loading state_dict for"
+)
 
 
 @dataclass(frozen=True)
@@ -59,18 +68,19 @@ class Result:
     is_reference: bool = False
 
     @classmethod
-    def of_run(cls, run, outcomes: dict[str, dict], ticked: set[str]) -> "Result":
+    def of_run(cls, run, outcomes: dict[str, dict], ticked: set[str], succeeded: bool = True) -> "Result":
         """What a run found.
 
         Args:
             outcomes: node id → outcome and evidence.
             ticked: items that the committed checklist counts as done.
+            succeeded: whether pytest is about to report success.
         """
         statuses = {i: _status_of(run, i, outcomes) for i in run.roadmap.items}
         specs = [s.as_dict() | outcomes.get(n, {"outcome": "not run", "evidence": ""}) for n, s in run.specs.items()]
         whole = run.seen >= {f.relative_to(run.root).as_posix() for f in spec_files(run.root)}
         unchanged = run.spec_digest == spec_digest(run.root) and run.subject_digest == run.subject.digest()
-        complete = whole and unchanged and not run.wanted and not run.broken and not run.deselected
+        complete = whole and unchanged and not (run.wanted or run.broken or run.deselected or run.replaced)
         complete = complete and all(s["outcome"] != "not run" for s in specs)
         result = cls(
             run.subject.name,
@@ -83,13 +93,18 @@ class Result:
             run.broken,
             run.subject.is_reference,
         )
-        result.verdict = result._verdict(run, ticked)
+        result.verdict = result._verdict(run, ticked, succeeded)
         return result
 
-    def _verdict(self, run, ticked) -> str:
+    def _verdict(self, run, ticked, succeeded) -> str:
         """Why the run must not exit 0 although no test failed, or an empty string."""
         if self.broken:
             return f"{len(self.broken)} spec file(s) could not be collected"
+        if run.replaced:
+            return f"{', '.join(run.replaced[:3])} replaced while the specs ran, so their outcomes prove nothing"
+        unsound = [s for s in self.specs if s["outcome"] in ("not run", "failed") and s["nodeid"] not in run.deselected]
+        if succeeded and unsound:
+            return f"the run ended early: {len(unsound)} specs did not run or failed"
         orphans = [s for s in self.specs if s["problem"]]
         if orphans:
             return f"{orphans[0]['nodeid']} is not a spec: {orphans[0]['problem']}"
@@ -112,12 +127,30 @@ class Result:
         file = path_of(root, self.subject, self.complete)
         file.parent.mkdir(exist_ok=True)
         file.write_text(self.as_json(), encoding="utf-8")
+        known = progress(root, self.subject)
+        for item, state in self.statuses.items():
+            if self.complete or (state.outcomes and state.status != "partial"):
+                known[item] = state
+        text = json.dumps({i: asdict(s) for i, s in known.items()}, indent=1, sort_keys=True, ensure_ascii=False)
+        _progress_file(root, self.subject).write_text(text + "\n", encoding="utf-8")
         return file
 
 
 def path_of(root: Path, subject: str, complete: bool = True) -> Path:
     name = re.sub(r"\W+", "-", subject).strip("-")
     return root / FOLDER / (f"{name}.json" if complete else f"{name}-partial.json")
+
+
+def progress(root: Path, subject: str) -> dict[str, ItemStatus]:
+    """What all runs of a subject have found: for each item that has run, the last word on it."""
+    file = _progress_file(root, subject)
+    if not file.is_file():
+        return {}
+    return {item: ItemStatus(**state) for item, state in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
+def _progress_file(root: Path, subject: str) -> Path:
+    return path_of(root, f"{subject}-progress")
 
 
 def read(file: Path) -> Result:
@@ -139,6 +172,16 @@ def shown_path(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
+def is_structural(evidence: str) -> bool:
+    """Did a spec fail because something is not there, and not because a value is wrong?"""
+    return bool(_STRUCTURAL.match(evidence))
+
+
+def without_example(evidence: str) -> str:
+    """Evidence without its counterexample: the same fault shows itself on different ones."""
+    return evidence.partition(f"\n{_EXAMPLE}")[0]
+
+
 def evidence(error: BaseException) -> str:
     """What was found: Hypothesis' smallest counterexample where there is one, then the failure's first lines."""
     notes = [n for n in getattr(error, "__notes__", []) if n.startswith(("Falsifying example", "Failing test case"))]
@@ -146,7 +189,7 @@ def evidence(error: BaseException) -> str:
     lines = [f"{type(error).__name__}: {text[0]}", *[t for t in text[1:] if t.strip()][:7]]
     for note in notes:
         example = [n.rstrip() for n in note.splitlines() if n.strip(" )") and "# or any other" not in n]
-        lines += ["smallest counterexample:", *example[1:15]]
+        lines += [_EXAMPLE, *example[1:15]]
     return "\n".join(lines)
 
 
@@ -160,12 +203,14 @@ def _status_of(run, item_id: str, outcomes) -> ItemStatus:
 
 def _status(run, item_id, mine, kinds, found):
     total = len(mine)
+    if run.replaced and mine:
+        return "failed", f"{run.replaced[0]} was replaced: its outcomes prove nothing"
     if found["failed"]:
         return "failed", f"{found['failed']} of {total} specs failed"
     if found["borrowed"]:
         return "borrowed", "its code is the reference's"
     if not mine and not any(item_id in (mentioned_items(f) or ()) for f in spec_files(run.root)):
-        return "pending", "no specs yet"
+        return "pending", NO_SPECS
     if found["pending"]:
         return "pending", f"not written yet: {found['pending']} of {total} specs wait"
     if found["not run"] or not _saw_all_files(run, item_id):

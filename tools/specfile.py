@@ -105,6 +105,18 @@ def _asserts(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
 
 
+def block_at(file: Path, line: int) -> str | None:
+    """The body of the innermost `with` statement around a line, in one line; None where there is none."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    around = [n for n in ast.walk(tree) if isinstance(n, ast.With) and n.lineno <= line <= n.end_lineno]
+    return "; ".join(map(ast.unparse, max(around, key=lambda n: n.lineno).body)) if around else None
+
+
+def names_in(code: str) -> set[str]:
+    """The names that some code loads."""
+    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name)}
+
+
 def claim_of(doc: str) -> str:
     """The first paragraph of a docstring as one line: what a spec claims."""
     return " ".join((doc or "").strip().split("\n\n")[0].split())

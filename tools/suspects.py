@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bugs import KILLS, all_bugs, bug_name
+from tools.results import is_structural
 
 # Below this likeness a name would be a guess.
 ENOUGH = 0.5
@@ -19,9 +20,23 @@ class Suspect:
     story: str
     where: str
 
-    def __str__(self):
-        how = "exactly" if self.likeness == 1 else "much"
-        return f"fails {how} like '{self.bug.partition('/')[2]}': {self.story} (look at {self.where})"
+
+def likely_mistakes(item: str, broken: list[dict], root: Path, where: str | None = None) -> list[str]:
+    """What the failed specs of an item are like, in a line each; none where nothing is like them.
+
+    Args:
+        broken: the failed specs, with their evidence. Where as many failed for a name or an argument that is not there
+            as for a wrong value, no value is to blame.
+        where: the file to look at; None for the reference's, in which the bugs are known.
+    """
+    if 2 * sum(is_structural(s["evidence"]) for s in broken) >= len(broken):
+        return []
+    ranked = suspects(item, {s["nodeid"] for s in broken}, root)
+    first = [s for s in ranked if s.likeness == ranked[0].likeness][:3]
+    # One failed spec, or several bugs that fail as this does, is evidence, and no proof.
+    exact = len(first) == 1 and first[0].likeness == 1 and len(broken) > 1
+    how = "fails exactly like" if exact else "may be" if len(first) == 1 else f"may be one of {len(first)}:"
+    return [f"{how} '{s.bug.partition('/')[2]}': {s.story} (look at {where or s.where})" for s in first]
 
 
 def suspects(item: str, failed: set[str], root: Path) -> list[Suspect]:
