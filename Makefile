@@ -24,7 +24,7 @@ test: setup lint
 	@echo "== peers: other people's correct code must be accepted"
 	@$(RUN) -m tools peers
 
-# What the checks rest on: known mistakes must still die of the specs that are recorded as their killers.
+# What the checks rest on: known mistakes must still be killed by the specs that are recorded as killing them.
 proof: setup
 	@echo "== bugs"
 	@$(RUN) -m tools strength --recorded

@@ -1,6 +1,7 @@
 """`python -m tools`: see --help."""
 
 import argparse
+import os
 import sys
 
 from tools.roadmap import RoadmapError
@@ -27,22 +28,27 @@ def main(argv=None) -> int:
     def add(name, help):
         return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
 
-    add("show", "what an item asks for: papers, public names, claims, bugs").add_argument("item", metavar="ITEM")
-    add("next", "what to do next, from the last run").add_argument("--impl", default="impl", metavar="PACKAGE")
+    show = add("show", "what an item asks for: papers, public names, claims, bugs")
+    show.add_argument("item", metavar="ITEM")
+    show.add_argument("--impl", default="mine", metavar="PACKAGE", help="the package that you write; default: mine")
+    add("next", "what to do next, from all runs of a package").add_argument("--impl", default="impl", metavar="PACKAGE")
     add("scaffold", "make an empty implementation to fill in").add_argument("folder", metavar="DIR")
-    checklist = add("checklist", "is CHECKLIST.md what the last complete run says?")
+    checklist = add("checklist", "does CHECKLIST.md agree with the last complete run?")
     checklist.add_argument("--update", action="store_true", help="write CHECKLIST.md and README's counts")
     golden = add("golden", "do the golden values still re-derive from their oracles?")
     golden.add_argument("--update", action="store_true", help="write the frozen arrays and their provenance")
     golden.add_argument("--installed", action="store_true", help="derive only where the oracles are installed")
     strength = add("strength", "which of the known bugs do the specs catch?")
     strength.add_argument("--new", action="store_true", help="only bugs that have no row in kills.json yet")
-    strength.add_argument("--recorded", action="store_true", help="ask only some of the killers that kills.json names")
-    strength.add_argument("--mutants", metavar="ITEM", help="hunt automatic mutants of this item instead")
+    strength.add_argument(
+        "--recorded", action="store_true", help="run only some of the killing specs that kills.json names"
+    )
+    strength.add_argument("--mutants", metavar="ITEM", help="run automatic mutants of this item instead")
     strength.add_argument("--sample", type=int, default=60, metavar="N", help="at most so many mutants; default: 60")
     strength.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
     strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
-    add("lint", "do specs hide behind a vacuous oracle, a wide tolerance, a clock?")
+    lint = add("lint", "does a spec rest on a vacuous oracle, a wide tolerance, a clock? who imports whom?")
+    lint.add_argument("--all", action="store_true", help="ask the rules that are not kept everywhere yet as well")
     peers = add("peers", "do the specs accept other people's correct code?")
     peers.add_argument("--peer", action="append", default=[], metavar="NAME", help="only this peer (repeatable)")
     laws = add("laws", "which laws does each item state, and which do not apply?")
@@ -52,29 +58,43 @@ def main(argv=None) -> int:
     diagnosis = add("diagnosis", "how often does a failure name the right bug?")
     processors = add("processors", "do golden values, specs and kills stand along other processors' code paths?")
     processors.add_argument("--specs", action="store_true", help="run the specs in each cell, not the golden check")
-    processors.add_argument("--kills", action="store_true", help="ask the recorded killers in each cell instead")
+    processors.add_argument("--kills", action="store_true", help="ask the recorded killing specs in each cell instead")
     processors.add_argument("--product", action="store_true", help="every core with every capability and thread count")
     processors.add_argument("--cell", action="append", default=[], metavar="WORD", help="only cells so named")
     processors.add_argument("--jobs", type=int, metavar="N", help="cells side by side; default: one a core")
-    bench = add("bench", "time our layers beside the libraries', same inputs, same run")
+    bench = add("bench", "time our layers next to the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
-    for sub in (golden, strength, peers, laws, claims, diagnosis, bench, processors):
+    bench.add_argument("--subject", action="append", default=[], choices=["impl", "fast"], help="only this one")
+    bench.add_argument("--no-compile", action="store_true", help="time the eager forms alone, in far less time")
+    lines = add("lines", "how many lines of logic does a reader of an item get through?")
+    from tools import lines as rule
+
+    lines.description, lines.formatter_class = rule.__doc__, argparse.RawDescriptionHelpFormatter
+    lines.add_argument("--impl", default="impl", metavar="PACKAGE", help="the subject that is counted; default: impl")
+    lines.add_argument("--before", metavar="REV", help="count a git revision as well, and show the difference")
+    for sub in (golden, strength, peers, laws, claims, diagnosis, bench, processors, lines):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # `show … | head`: nobody reads on, and nothing is left to be written when this process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (RoadmapError, SubjectError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
 def _run(arguments) -> int:
-    # Imported late: `show` should not wait for torch.
+    # Imported late: `--help` should not wait for torch.
     match arguments.command:
         case "show":
             from tools.show import show
 
-            return show(arguments.item)
+            return show(arguments.item, arguments.impl)
         case "next":
             from tools.show import suggest
 
@@ -102,7 +122,7 @@ def _run(arguments) -> int:
         case "lint":
             from tools.lint import main as run
 
-            return run()
+            return run(pending=arguments.all)
         case "peers":
             from tools.peers import main as run
 
@@ -128,10 +148,14 @@ def _run(arguments) -> int:
 
             a = arguments
             return run(a.specs, a.kills, a.product, a.item, a.cell, a.jobs)
+        case "lines":
+            from tools.lines import main as run
+
+            return run(arguments.item, arguments.impl, arguments.before)
         case "bench":
             from tools.bench import main as run
 
-            return run(arguments.item, arguments.seconds)
+            return run(arguments.item, arguments.seconds, arguments.subject, not arguments.no_compile)
 
 
 if __name__ == "__main__":

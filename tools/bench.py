@@ -1,7 +1,7 @@
-"""Times our layers and optimizers beside the library's, forward and backward, same inputs, same run; counts memory.
+"""Times our layers and optimizers next to the library's, forward and backward, same inputs, same run; counts memory.
 
-Rounds alternate between the two sides, so that a slow moment of the machine falls on both; a ratio is the median over
-the rounds of ours/theirs, its spread the interquartile range.
+A round times each side once, so that a slow moment of the machine falls on all; a ratio is the median over the rounds
+of ours/the library's, its spread the interquartile range. The library's runs eager, ours eager and compiled.
 """
 
 import importlib
@@ -12,13 +12,20 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from tools import subject
+from tools.roadmap import ROADMAP, load
 
 ROUNDS = 15
 # Freed memory stays with the process, as in a long training; otherwise the system's page faults are what one measures.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 32)}
 HINT = "pip install -c constraints.txt -e '.[oracles]'"
-TARGETS = {"eager": 2.5, "compiled": 1.0}
-WORST = 4.0
+# The highest geometric mean of the ratios, and the highest ratio, of each subject.
+MEANS = {("impl", "eager"): 2.5, ("fast", "eager"): 1.2, ("fast", "compiled"): 0.95}
+WORST = {("impl", "eager"): 5.0, ("fast", "eager"): 3.0}
+BENCHMARKS = "tools.benchmarks."
+EAGER, COMPILED = "eager", "compiled"
 
 
 @dataclass(frozen=True)
@@ -74,60 +81,131 @@ class Memory:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians in microseconds, and the ratio ours/theirs with its quartiles."""
+    """The median in microseconds, and the ratio to the first side with its quartiles."""
 
-    ours: float
-    theirs: float
+    time: float
     ratio: float
     low: float
     high: float
 
+    def __str__(self):
+        return f"{self.time:>9.0f} {self.ratio:>6.2f} [{self.low:.2f}, {self.high:.2f}]"
 
-def main(items: list[str], seconds: float = 1.0) -> int:
-    """`python -m tools bench`: prints the table; 0 whatever it says, 1 if there is nothing to time."""
+
+def main(items: list[str], seconds: float = 1.0, subjects=(), compiled: bool = True, root: Path | None = None) -> int:
+    """`python -m tools bench`: prints the table; 0 whatever the times are, 1 if there is nothing to time.
+
+    Args:
+        items: only these; all if empty.
+        seconds: how long two sides are timed, and longer where there are more.
+        subjects: names of the subjects; impl and fast if empty.
+        compiled: whether ours are timed compiled as well.
+    """
     if any(os.environ.get(k) != v for k, v in KEEP_MEMORY.items()) and hasattr(os, "execve"):
         # The allocator reads these when the process starts.
         os.execve(sys.executable, [sys.executable, *_again()], os.environ | KEEP_MEMORY)
     import torch
 
-    pairs, memory = ([p for p in _listed(name) if not items or p.item in items] for name in ("PAIRS", "MEMORY"))
-    if not pairs:
+    root = root or Path.cwd()
+    subjects = list(subjects) or [subject.PACKAGE, subject.TUNED]
+    # Subject → name of a pair → the pair; None where the subject borrows the item.
+    listed = {name: _pairs_of(name, root, items) for name in subjects}
+    rows = list(listed[subjects[0]])
+    if not rows:
         timed = dict.fromkeys(p.item for p in _listed("PAIRS"))
         print(f"nothing to time for {', '.join(items)}; timed: {', '.join(timed)}")
         return 1
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians in µs, ratio ours/theirs [quartiles]")
-    print(f"{'item':<14} {'what':<28} {'library':>9} {'eager':>9} {'ratio':>19} {'compiled':>9} {'ratio':>19}")
-    found: dict[str, list[tuple[str, float]]] = {"eager": [], "compiled": []}
-    for pair in pairs:
-        cells = []
-        for mode in found:
-            torch.manual_seed(0)
-            torch._dynamo.reset()
-            try:
-                runs = _runs(pair, compiled=mode == "compiled")
-            except ModuleNotFoundError as missing:
-                print(f"{pair.item:<14} {pair.name:<28} not timed: {missing.name} is not installed; {HINT}", flush=True)
-                break
-            timing = _compare(*runs, seconds)
-            found[mode].append((pair.item, timing.ratio))
-            if mode == "eager":
-                cells.append(f"{timing.theirs:>9.0f}")
-            cells.append(f"{timing.ours:>9.0f} {timing.ratio:>6.2f} [{timing.low:.2f}, {timing.high:.2f}]")
-        else:
-            print(f"{pair.item:<14} {pair.name:<28} {' '.join(cells)}", flush=True)
-    for mode, rows in found.items() if found["eager"] else ():
-        mean = math.exp(statistics.fmean(math.log(ratio) for _, ratio in rows))
-        item, worst = max(rows, key=lambda row: row[1])
-        verdict = "met" if mean <= TARGETS[mode] else "missed"
-        line = f"{mode:<9} geometric mean {mean:.2f} (target {TARGETS[mode]}: {verdict}); worst {worst:.2f} ({item})"
-        print(line + (f" (target {WORST}: {'met' if worst <= WORST else 'missed'})" if mode == "eager" else ""))
-    for case in memory:
+    columns = [(name, mode) for name in subjects for mode in (EAGER, COMPILED)[: 1 + compiled]]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians in µs, ratio to the library [quartiles]"
+    )
+    print(f"{'item':<24} {'what':<28} {'library':>9}" + "".join(f" {f'{n} {m}':>30}" for n, m in columns))
+    ratios: dict[tuple[str, str], list[tuple[str, float]]] = {column: [] for column in columns}
+    for item, what in rows:
+        pairs = {name: listed[name].get((item, what)) for name in subjects}
+        try:
+            timings = _timed(pairs, columns, seconds)
+        except ModuleNotFoundError as missing:
+            print(f"{item:<24} {what:<28} not timed: {missing.name} is not installed; {HINT}", flush=True)
+            continue
+        for column in columns:
+            if column in timings:
+                ratios[column].append((item, timings[column].ratio))
+        library = f"{timings['library'].time:>9.0f}" if timings else f"{'–':>9}"
+        cells = "".join(f" {timings.get(column) or '–'!s:>30}" for column in columns)
+        print(f"{item:<24} {what:<28} {library}{cells}", flush=True)
+    for column in columns:
+        if ratios[column]:
+            print(_summary(column, ratios[column]))
+    subject.install(subject.resolve(subjects[0], root), check_shapes=False)
+    for case in (p for p in _listed("MEMORY") if not items or p.item in items):
         forward, both = _peaks(case)
         table = math.prod(case.scores) * 4
         shape = "×".join(map(str, case.scores))
         line = f"forward {forward:,} bytes at most, with backward {both:,}; one table of {shape} scores {table:,}"
-        print(f"{case.item:<14} {case.name:<28} {line}", flush=True)
+        print(f"{case.item:<24} {case.name:<28} {line}", flush=True)
     return 0
+
+
+def _pairs_of(name: str, root: Path, items) -> dict[tuple[str, str], object]:
+    """(item, what) → the pair of one subject, from the benchmarks' modules imported afresh; None where it borrows."""
+    chosen = subject.resolve(name, root)
+    subject.install(chosen, check_shapes=False)
+    roadmap = load(root / ROADMAP).items
+    pairs = [p for p in _listed("PAIRS") if not items or p.item in items]
+    held = {
+        i: set(roadmap[i].names) != set(chosen.borrowed(roadmap[i].module, roadmap[i].names))
+        for i in {p.item for p in pairs}
+    }
+    _move_aside(name)
+    return {(p.item, p.name): p if held[p.item] else None for p in pairs}
+
+
+def _move_aside(name: str) -> None:
+    """Give the modules of a subject, and of the benchmarks over it, names of their own.
+
+    The compiler looks a function's globals up by its module's name, and would find the next subject's.
+    """
+    ours = (f"{subject.PACKAGE}.", f"{subject.LENDER}.", BENCHMARKS)
+    for module in [m for m in sys.modules if f"{m}.".startswith(ours) and m != BENCHMARKS.rstrip(".")]:
+        moved = sys.modules.pop(module)
+        for attribute in ("__name__", "__package__"):
+            setattr(moved, attribute, f"_timed_{name}_{getattr(moved, attribute) or ''}".rstrip("."))
+        sys.modules[moved.__name__] = moved
+
+
+def _timed(pairs: dict, columns, seconds: float) -> dict:
+    """ "library" and each column → its timing, all in the same rounds; a subject that borrows has none."""
+    import torch
+
+    torch._dynamo.reset()
+    runs, shown = [], []
+    for name, mode in columns:
+        if pairs[name] is None:
+            continue
+        torch.manual_seed(0)
+        ours, theirs = _runs(pairs[name], compiled=mode == COMPILED)
+        if not runs:
+            runs.append(theirs)
+        runs.append(ours)
+        shown.append((name, mode))
+    if not runs:
+        return {}
+    library, *rest = _compare(runs, seconds)
+    return {"library": library, **dict(zip(shown, rest))}
+
+
+def _summary(column: tuple[str, str], rows: list[tuple[str, float]]) -> str:
+    """The geometric mean and the worst ratio of a column, with their targets where there are some."""
+
+    def verdict(found: float, targets) -> str:
+        most = targets.get(column)
+        return "" if most is None else f" (target {most}: {'met' if found <= most else 'missed'})"
+
+    mean = math.exp(statistics.fmean(math.log(ratio) for _, ratio in rows))
+    item, worst = max(rows, key=lambda row: row[1])
+    line = f"{' '.join(column):<14} geometric mean {mean:.2f}{verdict(mean, MEANS)} of {len(rows)}"
+    return f"{line}; worst {worst:.2f} ({item}){verdict(worst, WORST)}"
 
 
 def _again() -> list[str]:
@@ -198,15 +276,17 @@ def _training_pass(call, module, inputs):
     return run
 
 
-def _compare(ours, theirs, seconds: float) -> Timing:
+def _compare(runs, seconds: float) -> list[Timing]:
+    """Times functions in turn, round by round; ratios are to the first."""
     from torch.utils.benchmark import Timer
 
-    timers = [Timer("run()", globals={"run": run}, num_threads=os.cpu_count() or 1) for run in (ours, theirs)]
+    timers = [Timer("run()", globals={"run": run}, num_threads=os.cpu_count() or 1) for run in runs]
     for timer in timers:
         timer.timeit(3)  # warm-up: compilation, allocation
     number = max(1, round(seconds / (2 * ROUNDS) / max(timer.timeit(3).median for timer in timers)))
     rounds = [[timer.timeit(number).median for timer in timers] for _ in range(ROUNDS)]
-    ratios = [a / b for a, b in rounds]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
-    medians = [statistics.median(column) * 1e6 for column in zip(*rounds)]
-    return Timing(*medians, ratio, low, high)
+    found = []
+    for n, times in enumerate(zip(*rounds)):
+        low, ratio, high = statistics.quantiles([r[n] / r[0] for r in rounds], n=4)
+        found.append(Timing(statistics.median(times) * 1e6, ratio, low, high))
+    return found

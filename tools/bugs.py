@@ -35,7 +35,7 @@ def apply_bug(text: str, bug: dict) -> str:
     """The text with the bug's one edit.
 
     Raises:
-        RoadmapError: what it replaces does not stand exactly once in the file, or the edit changes nothing.
+        RoadmapError: the file does not hold what it replaces exactly once, or the edit changes nothing.
     """
     count = text.count(bug["find"])
     if count != 1 or bug["find"] == bug["replace"]:

@@ -15,11 +15,11 @@ LAWS = "spec/properties/test_laws.py"
 
 
 class StaleError(ValueError):
-    """There is no result that the checklist may be made from: says why, and what to run."""
+    """There is no result that the checklist may be made from: gives the reason, and what to run."""
 
 
 def main(update: bool, root: Path | None = None) -> int:
-    """`python -m tools checklist`: 0 the files say what the last complete run says, 1 they do not."""
+    """`python -m tools checklist`: 0 the files agree with the last complete run, 1 they do not."""
     root = root or Path.cwd()
     roadmap = load(root / ROADMAP)
     try:
@@ -35,11 +35,9 @@ def main(update: bool, root: Path | None = None) -> int:
         print(f"{result.count('done')} of {len(roadmap.items)} done; wrote {', '.join(differing) or 'nothing new'}")
         return 0
     if differing:
-        print(
-            f"{', '.join(differing)}: not what the last complete run says; `python -m tools checklist --update` writes"
-        )
+        print(f"{', '.join(differing)}: not as the last complete run; `python -m tools checklist --update` writes")
         return 1
-    print(f"{result.count('done')} of {len(roadmap.items)} done; {CHECKLIST} says what the last complete run says")
+    print(f"{result.count('done')} of {len(roadmap.items)} done; {CHECKLIST} agrees with the last complete run")
     return 0
 
 
@@ -64,13 +62,13 @@ def complete_result(root: Path) -> results.Result:
     if result.subject_digest != subject.digest():
         raise StaleError("the implementation has changed since the last complete run: run `pytest` again")
     if result.count("failed"):
-        failed = ", ".join(s.item for s in result.standings.values() if s.status == "failed")
-        raise StaleError(f"the last complete run failed ({failed}): mend it first")
+        failed = ", ".join(s.item for s in result.statuses.values() if s.status == "failed")
+        raise StaleError(f"the last complete run failed ({failed}): fix it first")
     return result
 
 
 def ticked(root: Path) -> set[str]:
-    """The ids of the items that the committed checklist says are done."""
+    """The ids of the items that the committed checklist counts as done."""
     return set(re.findall(r"^- \[x\] .*?`([a-z0-9-]+)`", _read(root / CHECKLIST), re.MULTILINE))
 
 
@@ -97,8 +95,8 @@ def render(result: results.Result, roadmap: Roadmap, root: Path) -> str:
 
 
 def _entry(item, result, kills, root):
-    standing = result.standings[item.id]
-    box = "x" if standing.status == "done" else " "
+    state = result.statuses[item.id]
+    box = "x" if state.status == "done" else " "
     yield f"- [{box}] **{item.title}** `{item.id}` · {'; '.join(_linked(p) for p in item.papers)}"
     specs = [s for s in result.specs if item.id in s["items"]]
     if not specs:
@@ -107,7 +105,7 @@ def _entry(item, result, kills, root):
     for kind in KINDS:
         files = sorted({s["file"] for s in specs if s["kind"] == kind}, key=lambda f: (f == LAWS, f))
         if files:
-            parts.append(f"[{kind}]({files[0]}) {standing.kinds[kind]}")
+            parts.append(f"[{kind}]({files[0]}) {state.kinds[kind]}")
     if (root / item.path).is_file():
         parts.append(f"[implementation]({item.path})")
     bugs = [name for name in map(bug_name, all_bugs(root)) if name.split("/")[0] == item.id]
@@ -131,7 +129,7 @@ def _linked(paper: str) -> str:
 
 def _count(result, groups) -> tuple[int, int]:
     items = [i for group in groups.values() for i in group]
-    return sum(result.standings[i.id].status == "done" for i in items), len(items)
+    return sum(result.statuses[i.id].status == "done" for i in items), len(items)
 
 
 def readme(result: results.Result, roadmap: Roadmap, root: Path) -> str | None:

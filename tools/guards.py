@@ -1,4 +1,4 @@
-"""Takes each guard against false green out of a copy of the machinery: the test that stands for it must fail."""
+"""Takes each guard against false green out of a copy of the machinery: the test that is named for it must fail."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def _without(root: Path, guard: dict) -> str:
         file = copy / guard["file"]
         text = file.read_text(encoding="utf-8")
         if text.count(guard["find"]) != 1:
-            return f"`find` stands {text.count(guard['find'])} times in {guard['file']}, expected once"
+            return f"`find` is found {text.count(guard['find'])} times in {guard['file']}, expected once"
         file.write_text(text.replace(guard["find"], guard["replace"]), encoding="utf-8")
         command = [
             sys.executable,

@@ -45,7 +45,7 @@ def main(extra):
             w in done.stderr for w in ("NewConnectionError", "Failed to establish", "Temporary failure", "No matching")
         ):
             return stop("pip found no way to the packages: is there a network, or a package index that pip knows?")
-        return stop("pip could not install the requirements; its own words stand above")
+        return stop("pip could not install the requirements; its own message is above")
     with open(stamp, "w") as file:
         file.write(wanted)
     return 0

@@ -52,7 +52,7 @@ def main(items: list[str], root: Path | None = None) -> int:
         print(error)
         return 1
     chosen = [roadmap.find(i).id for i in items] or [
-        i for i, standing in result.standings.items() if any(standing.kinds.values())
+        i for i, state in result.statuses.items() if any(state.kinds.values())
     ]
     matrix = law_matrix(chosen, result.specs, root)
     if items:
@@ -172,7 +172,7 @@ def _print_matrix(matrix) -> None:
     for law, letter in letters.items():
         print(f"  {letter}  {law}" + (f": {OWN[law][0]}" if law in OWN else ""))
     print(
-        f"  {SPECIFIED} specified, {EXEMPT} does not apply (--item says why), {MISSING} missing, blank: another kind\n"
+        f"  {SPECIFIED} specified, {EXEMPT} does not apply (reason: --item), {MISSING} missing, blank: another kind\n"
     )
     print(f"{'':<28} {''.join(letters.values())}")
     for item, row in matrix.items():

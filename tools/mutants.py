@@ -1,4 +1,4 @@
-"""Automatic mutants: cosmic-ray's operators on the code of an item, a sample of them hunted by the item's specs."""
+"""Automatic mutants: cosmic-ray's operators on the code of an item, a sample of them run against the item's specs."""
 
 import ast
 import difflib
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.roadmap import ROADMAP, Roadmap, load
+from tools.runner import Target, run_specs
 from tools.scaffold import FOUNDATIONS, modules_of
-from tools.strength import Target, hunt
 from tools.subject import PACKAGE
 
 HINT = "pip install -c constraints.txt -e '.[mutants]'"
@@ -62,7 +62,7 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
             named[name] = mutant
             targets.append(Target(name, (item_id,), (f"--impl={copy}",)))
         alive = []
-        for n, (name, failed) in enumerate(hunt(targets, jobs, one_is_enough=True), 1):
+        for n, (name, failed) in enumerate(run_specs(targets, jobs, one_is_enough=True), 1):
             if not failed:
                 alive.append(name)
                 print(f"[{n}/{len(targets)}] SURVIVES {name}", flush=True)
@@ -75,7 +75,7 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
             for target in targets
             if target.name in alive and (others := sharers(named[target.name]))
         ]
-        for name, failed in hunt(shared, jobs, one_is_enough=True):
+        for name, failed in run_specs(shared, jobs, one_is_enough=True):
             if failed:
                 alive.remove(name)
                 print(f"killed by the specs of an item that shares the code: {name}", flush=True)

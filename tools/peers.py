@@ -98,9 +98,9 @@ def _rejected(name: str, carried: list[str], root: Path) -> dict[str, str]:
     done = subprocess.run(arguments, cwd=root, env=environment, capture_output=True, text=True)
     if not file.is_file():
         raise RoadmapError(f"the run of {subject} broke:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    standings = results.read(file).standings
-    good = {i for i in carried if standings[i].status in ("done", "pending") and standings[i].outcomes.get("passed")}
-    wrong = {i: f"{i}: {standings[i].why}" for i in carried if i not in good}
+    statuses = results.read(file).statuses
+    good = {i for i in carried if statuses[i].status in ("done", "pending") and statuses[i].outcomes.get("passed")}
+    wrong = {i: f"{i}: {statuses[i].why}" for i in carried if i not in good}
     if wrong:
         print(done.stdout)
     return wrong

@@ -1,20 +1,22 @@
 """The pytest plugin: which implementation is tested, what each spec's outcome means, and the roadmap's progress."""
 
-import ast
 import json
-import re
 import shutil
 import tempfile
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 
 import pytest
 
-from tools import report, results, subject
+from tools import checklist, report, results, specfile, subject, trust
 from tools.bugs import apply_bug, find_bug
-from tools.roadmap import KINDS, ROADMAP, Roadmap, RoadmapError, load
+from tools.roadmap import ROADMAP, Roadmap, RoadmapError, load
 
+# So many tracebacks of a run are shown, and so many lines of each message.
+SHOWN_TRACEBACKS, SHOWN_LINES = 3, 12
 _KEY = pytest.StashKey["Run"]()
+_CHANNEL = pytest.StashKey[trust.Channel | None]()
+_MACHINERY = pytest.StashKey[dict]()
 
 
 class Run:
@@ -32,7 +34,7 @@ class Run:
         self.temporary = None
         if option.bug:
             if option.impl != subject.PACKAGE:
-                raise RoadmapError(f"--bug chooses the subject; expected no --impl beside it, found {option.impl}")
+                raise RoadmapError(f"--bug chooses the subject; expected no --impl with it, found {option.impl}")
             self.subject = self._with_bug(option.bug)
         else:
             self.subject = subject.resolve(option.impl, self.root, option.borrow)
@@ -40,6 +42,10 @@ class Run:
         self.seen: set[str] = set()  # spec files that were collected, whatever was chosen from them
         self.deselected: set[str] = set()
         self.broken: list[str] = []
+        self.replaced: list[str] = []  # functions of pytest or of these tools that the subject has replaced
+        self.is_brief = False  # show only few tracebacks, and of those the frames of specs and subject
+        self.hidden = 0  # tracebacks that are not shown
+        self.status: int | None = None  # the exit status that the session ended with
         self.borrowed: dict[str, list[str]] = {}  # item → its public names that are the reference's
         self.spec_digest = results.spec_digest(self.root)
         self.subject_digest = self.subject.digest()
@@ -57,23 +63,7 @@ class Run:
         return subject.Subject(f"bug {bug_id}", folder, reference, package == subject.TUNED, is_ours=True)
 
     def is_spec(self, path: Path) -> bool:
-        return self.kind(path) is not None
-
-    def kind(self, path: Path) -> str | None:
-        """The kind of a spec file is the folder that it stands in."""
-        if not re.fullmatch(r"test_.*\.py", path.name):
-            return None
-        for kind in KINDS:
-            if path.is_relative_to(self.root / "spec" / kind):
-                return kind
-        return None
-
-    def spec_files(self, item_id: str | None = None) -> list[Path]:
-        """Every spec file, or those that mention an item (or build their marks at run time, so may mention it)."""
-        files = [f for kind in KINDS for f in sorted((self.root / "spec" / kind).rglob("test_*.py"))]
-        if item_id is None:
-            return files
-        return [f for f in files if (ids := results.mentioned_items(f)) is None or item_id in ids]
+        return specfile.kind_of(path, self.root) is not None
 
 
 # ------------------------------------------------------------------------------------------------ set-up
@@ -90,6 +80,15 @@ def pytest_addoption(parser):
         "--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section"
     )
     group.addoption("--bug", metavar="ITEM/BUG", help="test the reference, or fast, with this bug of spec/bugs put in")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before output is captured, and before any conftest is imported
+def pytest_load_initial_conftests(early_config):
+    here = early_config.invocation_params.dir
+    if trust.is_command(early_config) and here != early_config.rootpath and (here / ROADMAP).is_file():
+        trust.restart_with_joined_option("--impl")
+    early_config.stash[_CHANNEL] = trust.split(early_config.rootpath, early_config)
+    return (yield)
 
 
 def pytest_configure(config):
@@ -121,15 +120,24 @@ def pytest_configure(config):
         # how to see more.
         named = config.args_source == config.ArgsSource.ARGS
         config.option.tbstyle = "short" if run.wanted or named else "no"
+        run.is_brief = not named
+
+
+def pytest_sessionstart(session):
+    # Other plugins have replaced what they replace; nothing of the subject is imported yet.
+    session.config.stash[_MACHINERY] = trust.machinery()
 
 
 def pytest_unconfigure(config):
     run = config.stash.get(_KEY, None)
     if run and run.temporary:
         shutil.rmtree(run.temporary, ignore_errors=True)
+    channel = config.stash.get(_CHANNEL, None)
+    if channel:
+        channel.hand_over(run.status if run and run.status is not None else pytest.ExitCode.OK)
 
 
-@pytest.hookimpl(optionalhook=True, tryfirst=True)  # xdist's own answer stands before ours where it loads later
+@pytest.hookimpl(optionalhook=True, tryfirst=True)  # xdist's own answer comes before ours where it loads later
 def pytest_xdist_auto_num_workers(config):
     """One item, or a file, runs in process: starting workers would cost more than they save."""
     run = config.stash.get(_KEY, None)
@@ -160,7 +168,7 @@ def pytest_ignore_collect(collection_path, config):
     """`--item` skips files that do not mention the item, so that one item costs seconds."""
     run = config.stash.get(_KEY, None)
     if run and run.wanted and collection_path.is_file() and run.is_spec(collection_path):
-        ids = results.mentioned_items(collection_path)
+        ids = specfile.mentioned_items(collection_path)
         if ids is not None and not ids & set(run.wanted):
             return True
     return None
@@ -198,12 +206,19 @@ def pytest_collection_modifyitems(config, items):
     if run.wanted:
         chosen = set(run.wanted)
         keep = [t for t in items if not run.is_spec(t.path) or chosen & set(run.specs[t.nodeid].items)]
-        for test in set(items) - set(keep):
+        kept = {t.nodeid for t in keep}
+        dropped = [t for t in items if t.nodeid not in kept]
+        for test in dropped:
             run.specs.pop(test.nodeid)  # another item's: not asked for, so nobody's loss
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)  # so that pytest's count is that of the specs
         items[:] = keep
-    for test in [t for t in items if run.is_spec(t.path) and not _is_asked(run.subject, t)]:
+    spared = [t for t in items if run.is_spec(t.path) and not _is_asked(run.subject, t)]
+    for test in spared:
         run.specs.pop(test.nodeid)
         items.remove(test)
+    if spared:
+        config.hook.pytest_deselected(items=spared)
     before = [t.nodeid for t in items if t.nodeid in run.specs]
     result = yield
     kept = {t.nodeid for t in items}
@@ -212,7 +227,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_asked(asked: subject.Subject, test) -> bool:
-    """Is the subject held to this claim? A convention of the project says nothing about other people's code."""
+    """Is the subject held to this claim? A convention of the project is not asked of other people's code."""
     mark = test.get_closest_marker("project_convention")
     if mark and asked.package not in (mark.args or subject.PACKAGES):
         return False
@@ -223,7 +238,7 @@ def _describe(run: Run, test) -> dict:
     marks = [m for m in test.own_markers if m.name == "item"] or list(test.iter_markers("item"))
     ids = [m.args[0] for m in marks if m.args]
     doc = test.function.__doc__ or ""
-    claim = " ".join(doc.strip().split("\n\n")[0].split())
+    claim = specfile.claim_of(doc)
     # A law is a spec of each record: claim, source and name are its own, not those of the test that asks it.
     law = getattr(test, "callspec", None) and test.callspec.params.get("law")
     return {
@@ -232,9 +247,9 @@ def _describe(run: Run, test) -> dict:
         "line": test.location[1] + 1 if test.location[1] is not None else 1,
         "function": law.name if law else test.originalname,
         "items": ids,
-        "kind": run.kind(test.path),
+        "kind": specfile.kind_of(test.path, run.root),
         "claim": law.claim if law else claim,
-        "source": law.source if law else results.field_of(doc, "Source") or results.field_of(doc, "Convention"),
+        "source": law.source if law else specfile.source_of(doc),
         "problem": _problem(run, test, ids, claim, doc),
     }
 
@@ -252,41 +267,17 @@ def _problem(run: Run, test, ids, claim, doc) -> str:
         return "it has no docstring: expected the claim in one sentence, and its source"
     if "Source:" not in doc and "Convention:" not in doc:
         return "its docstring names no Source: or Convention:"
-    if not asserts_something(test.path, test.originalname):
-        return "it asserts nothing: a spec that cannot fail says nothing"
+    if not specfile.asserts_something(test.path, test.originalname):
+        return "it asserts nothing: a spec that cannot fail proves nothing"
     return ""
 
 
-@cache
-def _asserting_functions(text: str) -> frozenset[str]:
-    """Functions of a module that assert, directly or through another function of the same module."""
-    functions = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
-    found = {name for name, node in functions.items() if any(_asserts(n) for n in ast.walk(node))}
-    calls = {
-        name: {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        for name, node in functions.items()
-    }
-    while more := {name for name in functions if name not in found and calls[name] & found}:
-        found |= more
-    return frozenset(found)
-
-
-def _asserts(node: ast.AST) -> bool:
-    """Is this an assertion: `assert`, `assert_…(…)`, `pytest.raises`, `gradcheck`, a law or check as a statement?"""
-    if isinstance(node, ast.Assert):
-        # A constant says nothing about the subject.
-        return not isinstance(node.test, ast.Constant)
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        called = ast.unparse(node.value.func)
-        return bool(re.search(r"(^|\.)(assert_\w+|check\w*|fail)$|^(laws|optimizer_laws|scratch)\.\w+$", called))
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
-
-
-def asserts_something(file: Path, function: str) -> bool:
-    return function in _asserting_functions(file.read_text(encoding="utf-8"))
-
-
 # ------------------------------------------------------------------------------------------------ outcomes
+
+
+def specs_of(config) -> list[results.Spec]:
+    """The specs that a run has collected."""
+    return list(config.stash[_KEY].specs.values())
 
 
 def pytest_runtest_setup(item):
@@ -355,8 +346,48 @@ def pytest_runtest_makereport(item, call):
     elif outcome.skipped:
         return _fail(outcome, f"the spec was skipped ({call.excinfo.value}); a spec runs and passes")
     elif outcome.failed:
-        outcome.evidence = results.evidence(call.excinfo.value)
+        if run.is_brief:
+            _shorten(run, outcome.longrepr, item.config.invocation_params.dir)
+        outcome.evidence = results.evidence(call.excinfo.value) + _call_without_error(run, call.excinfo)
     return outcome
+
+
+def _shorten(run: Run, shown, start: Path) -> None:
+    """Leave the frames of specs and subject, and the last one, with the first lines of the message. In place."""
+    for traceback, *_ in getattr(shown, "chain", []):
+        files = [(start / e.reprfileloc.path).resolve() if e.reprfileloc else None for e in traceback.reprentries]
+        ours = [f is not None and (run.is_spec(f) or run.subject.owns(f)) for f in files]
+        traceback.reprentries = [e for e, own in zip(traceback.reprentries[:-1], ours) if own] + traceback.reprentries[
+            -1:
+        ]
+        last = traceback.reprentries[-1]
+        if len(last.lines) > SHOWN_LINES:
+            last.lines = [*last.lines[:SHOWN_LINES], f"E   … {len(last.lines) - SHOWN_LINES} more lines"]
+
+
+def _hide_tracebacks(run: Run, terminal) -> None:
+    """Of the failures that are counted, show the tracebacks of the first few that differ."""
+    seen: set[str] = set()
+    for failed in terminal.stats.get("failed", []):
+        evidence = results.without_example(getattr(failed, "evidence", "")) or failed.nodeid
+        if evidence in seen or len(seen) >= SHOWN_TRACEBACKS:
+            failed._pdbshown = True  # the mark by which pytest leaves out what its debugger has shown
+            run.hidden += 1
+        seen.add(evidence)
+
+
+def _call_without_error(run: Run, excinfo) -> str:
+    """Of a `pytest.raises` that saw no error: the call, with the values that it was made with."""
+    if "DID NOT RAISE" not in str(excinfo.value):
+        return ""
+    for entry in reversed(excinfo.traceback):
+        code = specfile.block_at(Path(entry.path), entry.lineno + 1) if run.is_spec(Path(entry.path)) else None
+        if code:
+            names, plain = specfile.names_in(code), (int, float, complex, str, tuple, list, type(None))
+            known = {n: v for n, v in entry.frame.f_locals.items() if n in names and isinstance(v, plain)}
+            values = ", ".join(f"{name} = {value!r}" for name, value in known.items())
+            return f"\nno error from {code}" + (f"\nwith {values}" if values else "")
+    return ""
 
 
 def _fail(outcome, why: str):
@@ -410,11 +441,20 @@ class _Collector:
             self.outcomes[report.nodeid] = {"outcome": kind, "evidence": evidence}
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the last word on the status is handed over to the parent
 def pytest_sessionfinish(session, exitstatus):
+    run = session.config.stash.get(_KEY, None)
+    if run is not None:
+        _finish(session, run)
+    result = yield
+    if run is not None:
+        run.status = session.exitstatus
+    return result
+
+
+def _finish(session, run: Run) -> None:
     config = session.config
-    run = config.stash.get(_KEY, None)
-    if run is None:
-        return
+    run.replaced += trust.replaced(config.stash.get(_MACHINERY, {}))
     if hasattr(config, "workeroutput"):
         config.workeroutput["blueprint"] = json.dumps(
             {
@@ -422,18 +462,27 @@ def pytest_sessionfinish(session, exitstatus):
                 "seen": sorted(run.seen),
                 "deselected": sorted(run.deselected),
                 "broken": run.broken,
+                "replaced": run.replaced,
             }
         )
         return
     if config.option.collectonly or not (run.specs or run.broken or run.wanted):
         return
-    run.result = results.Result.of_run(run, run.collector.outcomes)
+    ticked = checklist.ticked(run.root)
+    run.result = results.Result.of_run(run, run.collector.outcomes, ticked, succeeded=session.exitstatus == 0)
     if not run.temporary:
         run.result.write(run.root)
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if run.is_brief and terminal:
+        _hide_tracebacks(run, terminal)
     if run.result.verdict and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not run.deselected:
+    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and _waits_for_specs(run):
         session.exitstatus = pytest.ExitCode.OK  # an item without specs waits; that is no error
+
+
+def _waits_for_specs(run: Run) -> bool:
+    return bool(run.wanted) and all(run.result.statuses[i].why == "no specs yet" for i in run.wanted)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -446,9 +495,12 @@ def pytest_testnodedown(node, error):
         run.seen.update(sent["seen"])
         run.deselected.update(sent["deselected"])
         run.broken = sorted({*run.broken, *sent["broken"]})
+        run.replaced = sorted({*run.replaced, *sent["replaced"]})
 
 
 def pytest_terminal_summary(terminalreporter, config):
     run = config.stash.get(_KEY, None)
     if run is not None and getattr(run, "result", None):
+        if run.hidden and config.option.tbstyle != "no":
+            terminalreporter.write_line(f"{run.hidden} more failures; --tb=short shows their tracebacks")
         report.write(terminalreporter, run)

@@ -1,36 +1,46 @@
 """`show ITEM` and `next`: what an item asks for, and which one to write now."""
 
-import ast
+import contextlib
+import io
 import textwrap
 from pathlib import Path
 
-from tools import results
+from tools import plugin, results, specfile
 from tools.bugs import all_bugs
-from tools.report import next_step
-from tools.roadmap import KINDS, ROADMAP, Roadmap, load
+from tools.report import next_step, own_path
+from tools.results import NO_SPECS, ItemStatus
+from tools.roadmap import KINDS, ROADMAP, load
+from tools.subject import PACKAGE
 
-LAWS = "test_laws.py"
+# Whose code `show` speaks of where no package is named.
+LEARNER = "mine"
 
 
-def show(item_id: str, root: Path | None = None) -> int:
-    """Print an item's papers, public names, claims by kind, and the bugs that its specs reject."""
+def show(item_id: str, impl: str = LEARNER, root: Path | None = None) -> int:
+    """Print an item's papers, public names, claims by kind, and the bugs that its specs reject.
+
+    Args:
+        impl: the package that the reader writes.
+    """
     root = root or Path.cwd()
-    roadmap = load(root / ROADMAP)
-    item = roadmap.find(item_id)
+    item = load(root / ROADMAP).find(item_id)
+    specs = collected(item.id, root)
     print(f"{item.title} ({item.id})\n{item.section} → {item.group}\n")
     for paper in item.papers:
         print(f"  paper   {paper}")
-    print(f"  write   {item.path}: {', '.join(item.names)}")
-    print(f"  check   pytest --impl mine --item {item.id}")
+    print(f"  write   {own_path(impl, item)}: {', '.join(item.names)}")
+    print(f"  check   pytest{'' if impl == PACKAGE else f' --impl={impl}'} --item {item.id}")
+    laws = [s for s in specs if s.file.endswith("_laws.py")]
     for kind in KINDS:
-        found = list(_claims(root / "spec" / kind, item.id))
-        if found:
+        # The cases of a spec make the same claim.
+        claims = dict.fromkeys((s.claim, s.source) for s in specs if s.kind == kind and s not in laws)
+        if claims:
             print(f"\n{kind}")
-        for claim, source in found:
+        for claim, source in claims:
             _print_wrapped(claim, "  • ")
             if source:
                 _print_wrapped(source, "      source: ")
-    if not any(list(_claims(root / "spec" / kind, item.id)) for kind in KINDS):
+    if not specs:
         print("\nno specs yet; CONTRIBUTING.md shows how an item begins")
         return 0
     bugs = [b for b in all_bugs(root) if b["item"] == item.id]
@@ -38,44 +48,53 @@ def show(item_id: str, root: Path | None = None) -> int:
         print(f"\nbugs it must resist ({len(bugs)})")
     for bug in bugs:
         _print_wrapped(f"{bug['id']}: {bug['story']}", "  • ")
-    print(f"\nand the laws of every module: spec/properties/{LAWS}")
+    names = dict.fromkeys(s.function.removeprefix("test_").replace("_", " ") for s in laws)
+    if names:
+        files = ", ".join(dict.fromkeys(s.file for s in laws))
+        print(f"\nand {len(names)} laws of every module, in {files}")
+        _print_wrapped("; ".join(names), "  ")
     return 0
+
+
+def collected(item_id: str, root: Path) -> list[results.Spec]:
+    """The specs of an item, as pytest collects them from the reference.
+
+    Raises:
+        RoadmapError: they cannot be collected.
+    """
+    import pytest
+
+    kept = _Keep()
+    files = [str(f) for f in specfile.spec_files(root, item_id)]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        quiet = ["--collect-only", "-qq", "-n0", "-p", "no:cacheprovider", f"--rootdir={root}"]
+        quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # this process has imported what pytest rewrites
+        status = pytest.main([*quiet, "--item", item_id, *files], plugins=[kept]) if files else 0
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise plugin.RoadmapError(f"the specs of {item_id} cannot be collected:\n{said.getvalue()[-2000:]}")
+    return sorted(kept.specs, key=lambda s: (KINDS.index(s.kind), s.file, s.line))
+
+
+class _Keep:
+    specs: list[results.Spec] = []
+
+    def pytest_collection_finish(self, session):
+        self.specs = plugin.specs_of(session.config)
 
 
 def suggest(subject: str, root: Path | None = None) -> int:
-    """Print what to do next for a subject, from its last run: 0, or 1 if it was never run."""
+    """Print what to do next for a subject, from all its runs: 0, or 1 if it was never run."""
     root = root or Path.cwd()
-    files = [results.path_of(root, subject, complete) for complete in (True, False)]
-    files = [f for f in files if f.is_file()]
-    if not files:
-        flag = "" if subject == "impl" else f" --impl {subject}"
-        print(f"no run of {subject} yet; start with: pytest{flag}")
+    roadmap = load(root / ROADMAP)
+    known = results.progress(root, subject)
+    if not known:
+        print(f"no run of {subject} yet; start with: pytest{'' if subject == PACKAGE else f' --impl={subject}'}")
         return 1
-    roadmap: Roadmap = load(root / ROADMAP)
-    # The newest word on the subject, complete or not.
-    result = results.read(max(files, key=lambda f: f.stat().st_mtime))
-    print(next_step(result, roadmap) or "nothing waits: every specified item is done")
+    specified = set().union(*(specfile.mentioned_items(f) or () for f in specfile.spec_files(root)))
+    waits = {i: ItemStatus(i, "pending", "not run yet" if i in specified else NO_SPECS) for i in roadmap.items}
+    print(next_step(waits | known, subject, roadmap) or "nothing waits: every specified item is done")
     return 0
-
-
-def _claims(folder: Path, item_id: str):
-    """(claim, source) of each spec function of an item in a folder, the laws of every module left out."""
-    for file in sorted(folder.rglob("test_*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        of_module = [i for s in tree.body if isinstance(s, ast.Assign) for i in _marks(s)]
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                own = [i for d in node.decorator_list for i in _marks(d)] or of_module
-                if item_id in own:
-                    doc = ast.get_docstring(node) or node.name
-                    source = results.field_of(doc, "Source") or results.field_of(doc, "Convention")
-                    yield " ".join(doc.split("\n\n")[0].split()), source
-
-
-def _marks(node):
-    for call in ast.walk(node):
-        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("mark.item"):
-            yield from (a.value for a in call.args if isinstance(a, ast.Constant))
 
 
 def _print_wrapped(text: str, indent: str) -> None:

@@ -14,7 +14,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import jaxtyping
@@ -117,12 +117,16 @@ def resolve(name: str, root: Path, borrow: bool = False) -> Subject:
     )
 
 
-def install(subject: Subject) -> None:
-    """From now on `import impl…` means the subject. Modules of an earlier subject are forgotten."""
+def install(subject: Subject, check_shapes: bool = True) -> None:
+    """From now on `import impl…` means the subject. Modules of an earlier subject are forgotten.
+
+    Args:
+        check_shapes: whether annotations of shapes are checked at each call, which takes time.
+    """
     for module in [m for m in sys.modules if m.partition(".")[0] in (PACKAGE, LENDER)]:
         del sys.modules[module]
     sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _SubjectFinder)]
-    sys.meta_path.insert(0, _SubjectFinder(subject))
+    sys.meta_path.insert(0, _SubjectFinder(subject, check_shapes))
 
 
 class Missing:
@@ -146,13 +150,13 @@ class Missing:
 
 
 class _SubjectFinder(MetaPathFinder):
-    def __init__(self, subject: Subject):
+    def __init__(self, subject: Subject, check_shapes: bool):
         self.roots = {
             PACKAGE: [subject.folder] + ([subject.reference] if subject.borrow else []),
             LENDER: [subject.reference],
         }
         self.lends = subject.borrow and not subject.is_reference
-        self.checked = _shape_checking_finder()
+        self.loading = _shape_checking_finder() if check_shapes else PathFinder
 
     def find_spec(self, fullname, path=None, target=None):
         root, *inner = fullname.split(".")
@@ -168,7 +172,7 @@ class _SubjectFinder(MetaPathFinder):
         folders = [str(f) for f in present if _is_package(f)]
         init = present[0] / "__init__.py"
         if not _is_package(present[0]) or (inner and init.is_file()):
-            spec = self.checked.find_spec(fullname, [str(present[0].parent)])
+            spec = self.loading.find_spec(fullname, [str(present[0].parent)])
         else:
             spec = _package(fullname, init) if init.is_file() else ModuleSpec(fullname, None, is_package=True)
         if spec.submodule_search_locations is not None:

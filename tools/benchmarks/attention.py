@@ -1,4 +1,4 @@
-"""Attention beside torch's fused kernel, and its multi-head layers beside torch.nn.MultiheadAttention."""
+"""Attention next to torch's fused kernel, and its multi-head layers next to torch.nn.MultiheadAttention."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""FlashAttention beside torch's fused kernel."""
+"""FlashAttention next to torch's fused kernel."""
 
 import torch
 

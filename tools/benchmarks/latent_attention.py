@@ -1,4 +1,4 @@
-"""Multi-head latent attention beside the same made of torch.nn's layers and fused attention."""
+"""Multi-head latent attention next to the same made of torch.nn's layers and fused attention."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""A mixture of experts beside transformers' Mixtral block of the same size: forward and backward."""
+"""A mixture of experts next to transformers' Mixtral block of the same size: forward and backward."""
 
 import torch
 from torch import nn

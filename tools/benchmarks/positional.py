@@ -1,4 +1,4 @@
-"""Positions beside torch.nn.Embedding's table and transformers' rotary embedding."""
+"""Positions next to torch.nn.Embedding's table and transformers' rotary embedding."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Sliding-window attention beside torch's fused attention to all tokens with a banded mask."""
+"""Sliding-window attention next to torch's fused attention to all tokens with a banded mask."""
 
 import torch
 from torch import nn
@@ -18,8 +18,8 @@ class _Banded(nn.Module):
 
     def forward(self, x):
         query, key, value = self.project(x).unflatten(-1, (3 * HEADS, -1)).transpose(1, 2).chunk(3, 1)
-        place = torch.arange(x.shape[1])
-        mask = (place[:, None] - place).abs() <= WINDOW // 2
+        position = torch.arange(x.shape[1])
+        mask = (position[:, None] - position).abs() <= WINDOW // 2
         read = nn.functional.scaled_dot_product_attention(query, key, value, mask)
         return self.out_proj(read.transpose(1, 2).flatten(2))
 

@@ -1,4 +1,4 @@
-"""Transformer blocks beside torch.nn's layers."""
+"""Transformer blocks next to torch.nn's layers."""
 
 import torch
 from torch import nn

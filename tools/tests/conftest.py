@@ -136,7 +136,7 @@ class House:
     def edit(self, path: str, old: str, new: str) -> None:
         file = self.root / path
         text = file.read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+        assert text.count(old) == 1, f"{old!r} is found {text.count(old)} times in {path}"
         file.write_text(text.replace(old, new), encoding="utf-8")
 
     def run(self, *arguments: str) -> pytest.RunResult:
@@ -149,7 +149,7 @@ class House:
         assert scaffold.main(folder, self.root) == 0
 
     def tick(self, *items: str) -> None:
-        """Commit a checklist that says these are done."""
+        """Commit a checklist in which these are done."""
         self.write("CHECKLIST.md", "".join(f"- [x] **{i.title()}** `{i}` · Euclid\n" for i in items))
 
 

@@ -22,7 +22,7 @@ def text_of(result: pytest.RunResult) -> str:
 
 
 def status_of(house, item: str, subject: str = "impl", complete: bool = True) -> str:
-    return results.read(results.path_of(house.root, subject, complete)).standings[item].status
+    return results.read(results.path_of(house.root, subject, complete)).statuses[item].status
 
 
 def test_right_code_under_all_its_specs_is_done(house):
@@ -150,7 +150,7 @@ def test_deselected_specs_tick_no_box(house, choice):
     house.run(*choice)
     assert not results.path_of(house.root, "impl").exists(), "a partial run must not leave a complete result"
     partial = results.path_of(house.root, "impl", complete=False)
-    assert not partial.exists() or results.read(partial).standings["double"].status == "partial"
+    assert not partial.exists() or results.read(partial).statuses["double"].status == "partial"
 
 
 def test_stopping_early_ticks_no_box(house):
@@ -482,3 +482,71 @@ def test_source_from_scratch_is_accepted(tmp_path, source):
 def test_dispatch_that_is_not_from_scratch_is_named(wrong):
     with pytest.raises(AssertionError, match="elementary operators only"):
         scratch.dispatch_is_from_scratch(lambda: wrong, (torch.randn(4, 5),))
+
+
+def command(house, *arguments: str) -> subprocess.CompletedProcess:
+    """One run as a user starts it, in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"} | {"PYTHONPATH": str(REPOSITORY)}
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(line, cwd=house.root, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_command_ends_with_the_status_of_its_run(house):
+    assert command(house, "-n0", "--item", "triple").returncode == 0
+    house.edit("impl/layers/triple.py", "3 * x", "4 * x")
+    assert command(house, "-n0", "--item", "triple").returncode == 1
+    assert command(house, "--item", "nothing").returncode == pytest.ExitCode.USAGE_ERROR
+    assert command(house, "--version").returncode == 0
+
+
+def test_leaving_while_it_is_imported_is_no_success(house):
+    house.edit("impl/layers/triple.py", "from torch", "import os\n\nos._exit(0)\nfrom torch")
+    done = command(house, "-n0")
+    assert done.returncode == 1 and "left before its end" in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_leaving_while_a_spec_runs_is_no_success(house, workers):
+    house.edit("impl/layers/triple.py", "return 3", "import os\n\n    os._exit(0)\n    return 3")
+    assert command(house, workers, "--item", "triple").returncode == 1
+    assert not results.path_of(house.root, "impl").exists()
+
+
+def test_a_status_that_is_changed_after_the_run_is_not_passed_on(house):
+    house.edit("impl/layers/triple.py", "3 * x", "4 * x")
+    house.edit("impl/layers/triple.py", "from torch", "import atexit, os\n\natexit.register(os._exit, 0)\nfrom torch")
+    assert command(house, "-n0").returncode == 1
+
+
+@pytest.mark.parametrize("factor", [3, 4])
+def test_ending_the_session_with_success_is_no_success(house, factor):
+    """Whether a spec has failed before, or none has."""
+    leaving = f"import pytest\n    if x.dim() == 1 and len(x) == 3:\n        pytest.exit('x', 0)\n    return {factor}"
+    house.edit("impl/layers/triple.py", "return 3", leaving)
+    result = house.run()
+    assert result.ret == 1
+    assert "the run ended early" in " ".join(text_of(result).split())
+    assert not results.path_of(house.root, "impl").exists()
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_replacing_what_runs_specs_is_no_success(house, workers):
+    house.edit("impl/layers/triple.py", "3 * x", "4 * x")
+    replaced = "from _pytest.python import Function\n\nFunction.runtest = lambda self: None\nfrom torch"
+    house.edit("impl/layers/triple.py", "from torch", replaced)
+    done = command(house, workers)
+    assert done.returncode == 1
+    assert "_pytest.python.Function.runtest replaced" in " ".join(done.stdout.split())
+    assert not results.path_of(house.root, "impl").exists()
+    assert status_of(house, "triple", complete=False) == "failed"
+
+
+def test_a_subject_elsewhere_may_be_named_after_a_space(house, tmp_path_factory):
+    """pytest takes the path for one to collect from, and looks for its root there."""
+    from tools import scaffold
+
+    folder = tmp_path_factory.mktemp("elsewhere") / "mine"
+    scaffold.main(str(folder), house.root)
+    done = command(house, "-n0", "--impl", str(folder), "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 of 3 done" in done.stdout

@@ -44,7 +44,7 @@ def test_missing_venv_module_is_one_line(copy, monkeypatch, capsys):
 
 @pytest.fixture
 def fake_venv(copy):
-    """A virtual environment whose pip does what a file says."""
+    """A virtual environment whose pip does what a file asks for."""
     python = copy / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n. "$(dirname "$0")/pip"\n')

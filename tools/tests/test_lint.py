@@ -46,8 +46,13 @@ PLANTED = {
 }
 
 
-def rules(house) -> set[str]:
-    return {f.rule for f in lint.findings(house.root)} - {"too-few-bugs"}
+def rules(house, pending=False) -> set[str]:
+    return {f.rule for f in lint.findings(house.root, pending)} - {"too-few-bugs"}
+
+
+def findings(house, rule) -> list[str]:
+    """Where a rule finds something, and what, pending rules too."""
+    return [f"{f.where}: {f.what}" for f in lint.findings(house.root, pending=True) if f.rule == rule]
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_reason_allows_a_wide_tolerance(good):
     assert rules(good) == set()
 
 
-def test_varied_inputs_beside_constants_pass(good):
+def test_varied_inputs_next_to_constants_pass(good):
     good.edit("spec/properties/test_double_properties.py", "    laws.", "    x = x + torch.ones(2)\n    laws.")
     assert rules(good) == set()
 
@@ -196,3 +201,129 @@ def test_too_few_bugs_are_found(good):
 def test_findings_end_in_exit_status_1(good, capsys):
     assert lint.main(good.root) == 1
     assert "item double: too-few-bugs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("importer", "line"),
+    [
+        ("impl/layers/other.py", "import fast.layers.double"),
+        ("impl/layers/other.py", "def f():\n    from spec import laws"),
+        ("fast/layers/other.py", "from impl.layers import double"),
+        ("fast/layers/other.py", 'import importlib\n\nimportlib.import_module("impl.layers.double")'),
+        ("impl/layers/other.py", "from tools import report"),
+        ("impl/layers/other.py", "from ..models import curve"),
+        ("impl/layers/other.py", "from impl.models.curve import Curve"),
+        ("spec/other.py", "from tools import report"),
+        ("spec/other.py", "from fast.layers.double import Double"),
+        ("tools/other.py", "from spec import laws"),
+        ("tools/runner.py", "from spec import strategies"),
+    ],
+)
+def test_forbidden_import_is_found(good, importer, line):
+    good.write("impl/models/curve.py", "")
+    good.write("fast/layers/double.py", "")
+    good.write("tools/report.py", "")
+    for module in ("laws", "strategies"):
+        good.write(f"spec/{module}.py", "")
+    good.write(importer, line + "\n")
+    assert rules(good) == {"forbidden-import"}
+
+
+def test_allowed_imports_pass(good):
+    good.write("impl/models/curve.py", "import math\n\nfrom ..layers.double import Double\nfrom . import _part\n")
+    good.write("impl/models/_part.py", "")
+    good.write("tools/runner.py", "def f():\n    from spec import laws\n")
+    good.write("spec/laws.py", "")
+    good.write("tools/benchmarks/double.py", "from impl.layers.double import Double\n")
+    assert rules(good, pending=True) == set()
+
+
+def test_import_circle_is_found(good):
+    """Also through a function's import, through the page of a package, and the shortest way round."""
+    good.write("tools/a.py", "from tools import b\n")
+    good.write("tools/b.py", "def f():\n    from tools.c import g\n")
+    good.write("tools/c/__init__.py", "from ._d import g\n")
+    good.write("tools/c/_d.py", "from .. import a\nfrom ._e import h\n")
+    good.write("tools/c/_e.py", "")
+    assert findings(good, "import-circle") == [
+        "tools/a.py:1: tools.a → tools.b → tools.c → tools.c._d → tools.a",
+    ]
+    good.write("tools/c/_d.py", "from ._e import h\n")
+    assert findings(good, "import-circle") == []
+    good.write("tools/c/_e.py", "from . import g\n")
+    assert findings(good, "import-circle") == ["tools/c/__init__.py:1: tools.c → tools.c._d → tools.c._e → tools.c"]
+
+
+def test_each_circle_is_found_once(good):
+    for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
+        good.write(f"impl/layers/{name}.py", f"from .{other} import x\n")
+    assert len(findings(good, "import-circle")) == 2
+
+
+@pytest.mark.parametrize(
+    ("importer", "line", "is_private"),
+    [
+        ("impl/models/curve.py", "from ..layers._parts import both", True),
+        ("impl/models/curve.py", "from ..layers import _parts", True),
+        ("impl/models/curve.py", "import impl.layers._deep.inner", True),
+        ("spec/other.py", "from impl.layers._parts import both", True),
+        ("impl/layers_more/other.py", "from ..layers._parts import both", True),
+        ("impl/layers/other.py", "from ._parts import both", False),
+        ("impl/layers/_deep/other.py", "from .._parts import both", False),
+        ("impl/layers/__init__.py", "from ._parts import both", False),
+        ("impl/models/curve.py", "from ..layers.double import _own", False),
+    ],
+)
+def test_private_import_is_found(good, importer, line, is_private):
+    good.write("impl/layers/_parts.py", "")
+    good.write("impl/layers/_deep/inner.py", "")
+    good.write(importer, line + "\n")
+    assert [f.partition(":1: ")[0] for f in findings(good, "private-import")] == [importer] * is_private
+
+
+WORD = "behi" + "nd"  # in two parts, so that this file does not use it
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("impl/other.py", f'"""What is\n{WORD} it."""\n'),
+        ("impl/other.py", f"x = 1  # what is {WORD} it\n"),
+        ("impl/other.py", f'raise ValueError(f"nothing {WORD} {{1}}")\n'),
+        ("fast/other.py", f"def what_is_{WORD}_it():\n    pass\n"),
+        ("spec/bugs/double.toml", f'[[bug]]\nitem = "double"\nid = "a"\nstory = "what is {WORD} it"\n'),
+        ("README.md", f"What is {WORD} it.\n"),
+    ],
+)
+def test_unusual_word_is_found(good, path, text):
+    good.write(path, text)
+    (found,) = findings(good, "unusual-word")
+    assert found.startswith(f"{path}:") and f"'{WORD}'; write: after" in found
+
+
+def test_code_is_no_text(good):
+    good.write("impl/other.py", f'{WORD} = {{"{WORD}": 1}}\n')
+    good.write("spec/bugs/double.toml", f'[[bug]]\nitem = "double"\nid = "a"\nfind = "{WORD}"\nreplace = "x"\n')
+    good.write("README.md", f"The idea {WORD} it: {WORD}most.\n")
+    assert findings(good, "unusual-word") == []
+
+
+def test_a_word_may_go_over_a_line_break(good):
+    good.write("impl/other.py", '"""A ' + "linear\n    ma" + "p." + '"""\n')
+    (found,) = findings(good, "unusual-word")
+    assert found.startswith("impl/other.py:1: ")
+
+
+def test_an_argument_that_asks_is_found(good):
+    text = '"""A page.\n\nArgs:\n    bias: {}\n"""\n'
+    good.write("impl/other.py", text.format("is there " + "a bias?"))
+    (found,) = findings(good, "unusual-word")
+    assert found.startswith("impl/other.py:4: ") and "if True" in found
+    good.write("impl/other.py", text.format("if True, add a bias"))
+    assert findings(good, "unusual-word") == []
+
+
+def test_rules_that_wait_are_asked_only_with_all(good, capsys):
+    good.write("README.md", f"What is {WORD} it.\n")
+    assert lint.main(good.root) == 1 and "unusual-word" not in capsys.readouterr().out
+    assert lint.main(good.root, pending=True) == 1 and "unusual-word" in capsys.readouterr().out

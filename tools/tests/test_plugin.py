@@ -1,5 +1,6 @@
 """Subjects, choice of items, the report and its commands, and the same answer from workers as from one process."""
 
+import json
 import re
 import shlex
 
@@ -9,6 +10,7 @@ from test_false_green import status_of, text_of
 from tools import results
 from tools.report import lines
 from tools.roadmap import load
+from tools.suspects import likely_mistakes
 
 
 def test_header_names_the_subject(house):
@@ -91,9 +93,9 @@ def test_worst_news_first(house):
     assert shown.index("FAILED triple") < shown.index("waiting for their specs")
 
 
-def test_next_step_is_to_mend_then_to_write(house):
+def test_next_step_is_to_fix_then_to_write(house):
     house.edit("impl/layers/triple.py", "3 * x", "4 * x")
-    assert "mend triple: pytest --item triple" in text_of(house.run())
+    assert "fix triple: pytest --item triple" in text_of(house.run())
     house.skeleton()
     shown = text_of(house.run("--impl", "mine"))
     assert "python -m tools show double" in shown
@@ -121,7 +123,7 @@ def test_bug_is_a_subject_and_leaves_the_files_alone(house):
     assert house.run("--bug", "triple/nothing").ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_peers_are_not_asked_for_the_houses_rules(house):
+def test_peers_are_not_asked_for_project_conventions(house):
     house.edit("spec/golden/test_double_golden.py", "def test_value", "@pytest.mark.project_convention\ndef test_value")
     house.skeleton("spec/peers/other")
     house.write("spec/peers/other/layers/double.py", (house.root / "impl/layers/double.py").read_text())
@@ -147,7 +149,7 @@ def test_an_integer_is_a_float(house):
 
 
 def test_unwritten_code_is_met_once(house):
-    """Hypothesis neither repeats nor shrinks what only says that it is not written: a skeleton's run stays short."""
+    """Hypothesis neither repeats nor shrinks code that is not written yet: a skeleton's run stays short."""
     house.skeleton()
     house.edit(
         "spec/properties/test_double_properties.py",
@@ -181,3 +183,125 @@ def test_a_file_that_is_named_shows_its_tracebacks(house):
     assert "test_sum" in shown and "assert (1 + 1) == 3" in shown
     house.edit("impl/layers/triple.py", "3 * x", "4 * x")
     assert "FAILURES" not in house.run("-q").stdout.str(), "the whole roadmap has a report of its own"
+
+
+CASES = '''
+import pytest
+
+from impl.layers.triple import triple
+
+pytestmark = pytest.mark.item("triple")
+
+
+@pytest.mark.parametrize("factor", [1, 2], ids=["as it is", "twice"])
+def test_refuses_a_word(factor):
+    """A word is refused.
+
+    Source: Euclid, book VII.
+    """
+    word = "three"
+    with pytest.raises(TypeError):
+        triple(word * factor)
+'''
+
+
+def test_a_call_that_raised_nothing_is_shown_with_its_case(house):
+    house.write("spec/golden/test_words.py", CASES)
+    house.edit("impl/layers/triple.py", "(x: Tensor) -> Tensor", "(x)")
+    shown = text_of(house.run("--item", "triple"))
+    assert re.search(r"  case +as it is\n", shown)
+    assert "no error from triple(word * factor)" in shown and "with factor = 1, word = 'three'" in shown
+
+
+def test_few_tracebacks_are_shown_and_none_twice(house):
+    """Of specs and subject alone, with the first lines of a long message."""
+    house.edit("impl/layers/triple.py", "return 3 * x", "raise ValueError('\\n'.join(map(str, range(99))))")
+    one = text_of(house.run("--item", "triple", "--hypothesis-profile", "ci"))
+    assert len(re.findall(r"^_+ test_\w+ _+$", one, re.M)) == 1, "the others have the same evidence"
+    assert "_pytest" not in one.partition("FAILURES")[2] and "hypothesis/core.py" not in one
+    assert "more lines" in one and "2 more failures; --tb=short shows their tracebacks" in one
+    assert "3 failed" in one
+    all_of_them = text_of(house.run("--item", "triple", "--tb=short", "-W", "ignore"))
+    assert len(re.findall(r"^_+ test_\w+ _+$", all_of_them, re.M)) == 3
+
+
+def test_the_same_failure_of_several_items_is_shown_once(house):
+    for item in ("double", "triple"):
+        house.write(
+            f"impl/layers/{item}.py", "from .common import wrong as " + {"double": "Double"}.get(item, item) + "\n"
+        )
+    house.write("impl/layers/common.py", "def wrong(*x):\n    raise ValueError('nothing')\n")
+    shown = text_of(house.run())
+    assert shown.count("  found   ValueError: nothing") == 1
+    assert re.search(r"FAILED triple .*\n  found   the same as double: test_is_additive", shown)
+
+
+def test_pytests_count_is_that_of_the_specs(house):
+    law = (house.root / "spec/golden/test_double_golden.py").read_text().replace("test_value", "test_other")
+    house.write(
+        "spec/golden/test_both.py",
+        law + law[law.index("def test") :].replace("def test_other", '\n\n@pytest.mark.item("triple")\ndef test_more'),
+    )
+    shown = text_of(house.run("--item", "triple"))
+    assert re.search(r"collected 5 items / 1 deselected / 4 selected", shown), shown
+
+
+def broken(item, *evidence):
+    return [{"nodeid": f"spec/golden/test_{item}.py::test_{n}", "evidence": e} for n, e in enumerate(evidence)]
+
+
+@pytest.fixture
+def known(house):
+    """Bugs of one item: `a` is killed by the specs 0 and 1, `b` and `c` by 2 and 3."""
+    killing = {"a": (0, 1), "b": (2, 3), "c": (2, 3)}
+    bug = '[[bug]]\nitem = "triple"\nid = "{}"\nstory = "a story"\nfile = "impl/layers/triple.py"\nfind = "3 * x"\n'
+    house.write("spec/bugs/triple.toml", "".join(map(bug.format, killing)))
+    kills = {f"triple/{b}": [f"spec/golden/test_triple.py::test_{n}" for n in specs] for b, specs in killing.items()}
+    house.write("spec/bugs/kills.json", json.dumps(kills))
+    return house.root
+
+
+WRONG = "AssertionError: value"
+
+
+def test_a_mistake_is_named_where_its_specs_fail(known):
+    found = likely_mistakes("triple", broken("triple", WRONG, WRONG), known)
+    assert found == ["fails exactly like 'a': a story (look at impl/layers/triple.py:8)"]
+    elsewhere = likely_mistakes("triple", broken("triple", WRONG, WRONG), known, "mine/layers/triple.py")
+    assert elsewhere == ["fails exactly like 'a': a story (look at mine/layers/triple.py)"]
+
+
+def test_a_mistake_is_named_with_care_where_others_fit(known):
+    found = likely_mistakes("triple", broken("triple", *[WRONG] * 4)[2:], known)
+    assert [f.partition(":")[0] for f in found] == ["may be one of 2"] * 2
+    assert likely_mistakes("triple", broken("triple", WRONG), known)[0].startswith("may be 'a'")
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "KeyError: 'min_val'",
+        "AttributeError: no attribute 'multiplier'",
+        "ImportError: impl.layers.triple.x: its module cannot be imported",
+        "TypeError: triple() got an unexpected keyword argument 'eps'",
+        "RuntimeError: Error(s) in loading state_dict for Triple:",
+    ],
+)
+def test_what_is_not_there_is_no_known_mistake(known, evidence):
+    assert likely_mistakes("triple", broken("triple", evidence, WRONG), known) == []
+    assert likely_mistakes("triple", broken("triple", WRONG, WRONG, evidence), known) != []
+
+
+def test_a_reader_is_never_sent_to_the_reference(house):
+    house.write(
+        "spec/bugs/triple.toml",
+        '[[bug]]\nitem = "triple"\nid = "four"\nstory = "a story"\nfile = "impl/layers/triple.py"\nfind = "3 * x"\n',
+    )
+    names = [("golden", "value_at_one"), ("behaviours", "grows_step_by_step")]
+    kills = [f"spec/{kind}/test_triple_{kind}.py::test_{name}" for kind, name in names]
+    house.write("spec/bugs/kills.json", json.dumps({"triple/four": kills}))
+    house.skeleton()
+    house.write("mine/layers/triple.py", "def triple(x):\n    return 4 * x\n")
+    shown = " ".join(text_of(house.run("--impl", "mine", "--item", "triple")).split())
+    assert "fails exactly like 'four': a story (look at mine/layers/triple.py)" in shown
+    assert "impl/layers" not in shown.partition("roadmap =")[2]

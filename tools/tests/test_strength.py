@@ -35,14 +35,14 @@ def strength(house, *bugs, items=(), options=()):
     return subprocess.run(command, cwd=house.root, capture_output=True, text=True)
 
 
-def test_caught_bug_is_recorded_with_its_killers(house):
+def test_caught_bug_is_recorded_with_its_killing_specs(house):
     done = strength(house, ("four", "3 * x", "4 * x"))
     assert done.returncode == 0, done.stdout + done.stderr
     kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
     assert kills == {"triple/four": ["spec/golden/test_triple_golden.py::test_value_at_one"]}
 
 
-def test_behaviours_are_asked_only_for_what_the_others_let_live(house):
+def test_behaviours_run_only_where_the_others_let_a_bug_live(house):
     (house.root / "spec/golden/test_triple_golden.py").unlink()
     strength(house, ("four", "3 * x", "4 * x"))
     kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
@@ -54,7 +54,7 @@ def test_behaviours_are_asked_only_for_what_the_others_let_live(house):
     [
         (("same", "3 * x", "x * 3"), "triple/same survives: a story"),
         (("stale", "5 * x", "4 * x"), "expected `find` exactly once in impl/layers/triple.py, found 0"),
-        (("crash", "3 * x", "x.nothing"), "dies only by crashing"),
+        (("crash", "3 * x", "x.nothing"), "is killed by crashes alone"),
     ],
 )
 def test_what_is_no_proof_is_an_error(house, bug, complaint):
@@ -81,7 +81,7 @@ def test_specs_that_add_nothing_are_hinted_at(house):
     assert not any("test_triple_golden.py" in h for h in hints)
 
 
-def test_partial_hunt_renews_its_rows_of_the_matrix(house):
+def test_partial_run_renews_its_rows_of_the_matrix(house):
     house.write(
         "spec/bugs/double.toml", BUG.format(id="x", find="factor = 2", replace="factor = 4").replace("triple", "double")
     )
@@ -93,7 +93,7 @@ def test_partial_hunt_renews_its_rows_of_the_matrix(house):
     }
 
 
-def test_recorded_killers_are_run_and_no_others(house):
+def test_recorded_killing_specs_are_run_and_no_others(house):
     """A matrix that names a spec which no longer catches the bug is stale, and so is one without the bug."""
     bug = ("four", "3 * x", "4 * x")
     strength(house, bug)
@@ -102,7 +102,7 @@ def test_recorded_killers_are_run_and_no_others(house):
         "spec/bugs/kills.json", '{"triple/four": ["spec/properties/test_triple_properties.py::test_is_additive"]}'
     )
     done = strength(house, bug, options=["--recorded"])
-    assert done.returncode == 1 and "no longer dies of what" in done.stdout
+    assert done.returncode == 1 and "is no longer killed by what" in done.stdout
     house.write("spec/bugs/kills.json", '{"triple/four": ["spec/golden/test_triple_golden.py::test_renamed"]}')
     done = strength(house, bug, options=["--recorded"])
     assert done.returncode == 1 and "is one of these gone" in done.stderr, done.stdout + done.stderr
@@ -112,14 +112,14 @@ def test_recorded_killers_are_run_and_no_others(house):
 
 
 def test_new_bugs_get_rows_and_others_keep_theirs(house):
-    house.write("spec/bugs/kills.json", '{"triple/four": ["what stood there"]}')
+    house.write("spec/bugs/kills.json", '{"triple/four": ["what was there"]}')
     done = strength(house, ("four", "3 * x", "4 * x"), ("five", "3 * x", "5 * x"), options=["--new"])
     assert "all 1 bugs caught" in done.stdout, done.stdout + done.stderr
     kills = json.loads((house.root / "spec/bugs/kills.json").read_text())
-    assert kills["triple/four"] == ["what stood there"] and kills["triple/five"], kills
+    assert kills["triple/four"] == ["what was there"] and kills["triple/five"], kills
 
 
 def test_the_same_name_twice_is_an_error(house):
     done = strength(house, ("four", "3 * x", "4 * x"), ("four", "3 * x", "5 * x"))
     assert done.returncode == 1
-    assert "stands 2 times" in done.stdout
+    assert "is used 2 times" in done.stdout
