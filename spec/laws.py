@@ -68,7 +68,7 @@ def assert_same(actual: Tensor, expected: Tensor, what: str = "value"):
     """Bit for bit the same tensor."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype or not torch.equal(actual, expected):
         gap = (actual.double() - expected.double()).abs().max() if actual.shape == expected.shape else "another shape"
-        raise AssertionError(f"{what}: expected the same bits, found a difference of {gap}")
+        raise AssertionError(f"{what}: expected bitwise equal values, found a difference of {gap}")
 
 
 def assert_differs(actual: Tensor, expected: Tensor, *, by: float, what: str = "value"):
@@ -150,7 +150,7 @@ def dropped_shares(encoder, *inputs) -> dict[str, float]:
     encoder.train()(*inputs)
     numbers = {
         "before the embeddings' norm": seen["start"][0],
-        "behind the embeddings' norm": seen["layer"][0],
+        "after the embeddings' norm": seen["layer"][0],
         "attention's output": seen["one"][0] - seen["layer"][0],
         "feed-forward network's output": seen["two"][0] - seen["one"][1],
     }
@@ -399,7 +399,7 @@ def deepcopy_independent(build, inputs):
 
 
 @law(
-    "In eval mode the same inputs give the same bits.",
+    "In eval mode the same inputs give outputs that are bitwise equal.",
     source="the contract of torch.nn.Module.eval",
 )
 def deterministic_in_eval(build, inputs):
@@ -750,7 +750,7 @@ def rejects(call, mentions: Sequence[str] = (), shown: str = ""):
     """Bad input raises `ValueError` or `TypeError`; of impl and fast, one that says what was expected and what came.
 
     Args:
-        mentions: words that the message of impl and fast holds beside "expected": the value that came, say.
+        mentions: words that the message of impl and fast holds as well as "expected": the value that came, say.
         shown: the call as a failure shows it; as it is written in the source if not given.
     """
     try:

@@ -51,7 +51,7 @@ def main(specs: bool, kills: bool, product: bool, items: list[str], names: list[
 
     Args:
         specs: run the specs in each cell, not the golden check.
-        kills: ask the recorded killers of each bug in each cell, not the golden check.
+        kills: ask the recorded killing specs of each bug in each cell, not the golden check.
         product: combine every OpenBLAS core with every capability of torch and every number of threads.
         items: only these; all if empty.
         names: only cells whose name has one of these words; all if empty.

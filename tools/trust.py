@@ -106,7 +106,7 @@ def _wait(child: int, reading: int) -> int:
     status = os.waitstatus_to_exitcode(ended)
     os.set_blocking(reading, False)
     said = b""
-    with contextlib.suppress(BlockingIOError):  # a process that the run has left behind may still hold the other end
+    with contextlib.suppress(BlockingIOError):  # a process that the run has left running may still hold the other end
         said = os.read(reading, 64)
     if status < 0:
         return 128 - status

@@ -66,7 +66,7 @@ def _component(size, kernel, stride, dilation):
 def _taps(size, kernel, stride, dilation):
     """Of each tap (i, j), in order, the component that it reads, and the slice of its flattened rows.
 
-    A tap at s·q + r from its position reads component r, from row q_1 and column q_2 on.
+    A tap at s·q + r from its position covers component r, from row q_1 and column q_2 on.
     """
     rows, columns = positions(size, kernel, stride, dilation)
     width = _component(size, kernel, stride, dilation)[1]

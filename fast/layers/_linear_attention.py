@@ -5,7 +5,7 @@ Katharopoulos et al. 2020, arXiv:2006.16236, eq. 4-6 and 8-12.
     y_i = φ(q_i)ᵀ S_i / φ(q_i)ᵀ z_i,   S_i = Σ_j φ(k_j) v_jᵀ,   z_i = Σ_j φ(k_j)   over all j, or causally over j ≤ i
 
 Convention: no epsilon: the weights of a query sum to 1 however small they were, and a query that reads nothing gets 0.
-A column of ones beside V makes z the last column of S. The features of a key may leave out a factor, whose logarithm
+A column of ones next to V makes z the last column of S. The features of a key may leave out a factor, whose logarithm
 is given instead: sums are kept relative to the largest factor so far, as in an online softmax.
 """
 
@@ -69,7 +69,7 @@ def linear_attention(
 
 
 def _read_causally(query, key, value, level, now, start):
-    """Unnormalised sums (*b, t, d_v + 1) of what each query reads up to its own place; sums and their level after it.
+    """Unnormalised sums (*b, t, d_v + 1) of what each query attends to up to its own position; sums and their level after it.
 
     Args:
         now, start: sums and level before it, None at the beginning.
@@ -82,7 +82,7 @@ def _read_causally(query, key, value, level, now, start):
         level = torch.constant_pad_nd(level, (0, missing), -math.inf)
     query, key, value = (u.unflatten(-2, (-1, size)) for u in (query, key, value))  # (*b, chunks, size, …)
 
-    # The largest logarithm up to each place: sums relative to it neither overflow nor depend on what comes later.
+    # The largest logarithm up to each position: sums relative to it neither overflow nor depend on what comes later.
     start = level.new_full((1,), -math.inf) if start is None else start
     top = _finite(torch.maximum(level.detach().cummax(-1).values, start)).unflatten(-1, (-1, size))
     level, last = level.unflatten(-1, (-1, size)), top[..., -1]

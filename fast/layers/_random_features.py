@@ -44,7 +44,7 @@ def positive_features(
 
     Args:
         x: for attention, a query or key over d^¼, so that xᵀy = qᵀk/√d.
-        projection: ω_1, …, ω_m as rows. With −ω_i beside every ω_i these are the paper's hyperbolic features.
+        projection: ω_1, …, ω_m as rows. With −ω_i next to every ω_i these are the paper's hyperbolic features.
 
     Raises:
         ValueError: vectors and projection of other widths.
@@ -56,7 +56,7 @@ def positive_features(
         raise ValueError(f"expected x (…, t, d) and a projection (m, d) of one width, got {found}")
     exponents, half = x @ projection.mT, x.square().sum(-1, keepdim=True) / 2
     # The level is a constant to autograd, taken out here and put back by whoever needs it. Of ‖x‖²/2 only the slope
-    # is left beside it: the difference of large numbers would round.
+    # is left next to it: the difference of large numbers would round.
     top = exponents.detach().amax(-1, keepdim=True)
     features = (exponents - (top + (half - half.detach()))).exp()
     level = (top - half.detach()).squeeze(-1)

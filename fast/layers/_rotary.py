@@ -8,7 +8,7 @@
                                                                      Dubey et al. 2024, arXiv:2407.21783, §3.4.2
 
 Convention: i counts from 0, so that the first pair turns by one radian a position. All are float64: at position 10⁵
-float32 would keep only two digits behind the point of an angle.
+float32 would keep only two digits after the point of an angle.
 """
 
 import math

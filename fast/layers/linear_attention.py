@@ -1,4 +1,4 @@
-"""Linear attention: with a kernel of features φ in place of exp, N tokens read one another in O(N).
+"""Linear attention: with a kernel of features φ in place of exp, N tokens attend to one another in O(N).
 
 Katharopoulos et al. 2020, arXiv:2006.16236, §3.2; Choromanski et al. 2021 (Performer), arXiv:2009.14794, §2.
 

@@ -13,7 +13,7 @@ LENGTH, WIDTH = 24, 32
 
 
 class Reader(nn.Module):
-    """Predicts the next character at every position: one layer of latent attention beside the identity."""
+    """Predicts the next character at every position: a layer of latent attention with a residual connection."""
 
     def __init__(self, characters, rank, ordered=True):
         super().__init__()

@@ -48,7 +48,7 @@ def test_the_balance_loss_prevents_collapse():
 
 
 def error_on_eight_maps(experts, seed=0, steps=300):
-    """Error over variance where each of 8 clusters of points has a linear map of its own."""
+    """Error over variance where each of 8 clusters of points has a linear function of its own."""
     generator = torch.Generator().manual_seed(seed)
     centres, maps = torch.randn(8, 8, generator=generator), torch.randn(8, 8, 8, generator=generator) / 8**0.5
 

@@ -19,7 +19,7 @@ class Bad:
 
     Attributes:
         call: makes the bad call.
-        mentions: words the message must contain beside "expected": the value that came, say.
+        mentions: words the message must contain as well as "expected": the value that came, say.
     """
 
     call: Callable[[], object]

@@ -12,7 +12,7 @@ OPTIONS = {"mixtral": {"top_k": 2}, "deepseek": {"top_k": 3, "normalize": False,
 
 
 @pytest.mark.parametrize("tag", list(OPTIONS))
-def test_the_librarys_weights_move_over(tag):
+def test_weights_of_transformers_move_over(tag):
     """With Mixtral's or DeepSeek-V2's weights, output and the gradients to tokens and every weight are transformers'.
 
     Source: transformers' MixtralSparseMoeBlock and DeepseekV2Moe in float64; all experts on all tokens in jax.
@@ -30,7 +30,7 @@ def test_the_librarys_weights_move_over(tag):
         golden.check(f"{tag}_slope.{name}", slope)
 
 
-def test_balance_losses_are_the_librarys():
+def test_balance_losses_agree_with_transformers():
     """k times our load-balancing loss, with padding and without, and the z-loss are transformers'.
 
     Source: transformers' load_balancing_loss_func of Mixtral and router_z_loss_func of Switch.

@@ -14,7 +14,7 @@ LAYERS = ("first", "second", "third")
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_three_rounds_are_the_librarys(scope):
+def test_three_rounds_agree_with_torch(scope):
     """Masks of three rounds at 30 %, each with other weights, are those of torch.nn.utils.prune and of NumPy.
 
     Source: Frankle & Carbin 2018, §1.  Convention: torch.nn.utils.prune.l1_unstructured, global_unstructured.

@@ -37,7 +37,7 @@ def test_integers_and_values_are_those_of_torch_and_onnx(scale, zero_point, ends
 @pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
 @pytest.mark.parametrize("per", ["tensor", "channel"])
 @pytest.mark.parametrize("kind", ["all", "average"])
-def test_observers_find_the_librarys_grid(kind, per, symmetric):
+def test_observers_find_the_grid_of_torch(kind, per, symmetric):
     """After four batches scale and zero point are those of torch's observers, of extremes and of averages with c = 0.3.
 
     Source: Jacob et al. 2017, section 3.1; Krishnamoorthi 2018, arXiv:1806.08342, section 2.

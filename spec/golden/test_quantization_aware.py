@@ -10,7 +10,7 @@ pytestmark = pytest.mark.item("quantization-aware-training")
 
 
 @pytest.mark.parametrize("name", ["tensor", "channel"])
-def test_fake_quantization_is_the_librarys(name):
+def test_fake_quantization_agrees_with_torch(name):
     """Values and gradients of torch's fake quantization to 4 bits, with one grid and with one a channel.
 
     Source: Jacob et al. 2017, eq. 12; Bengio et al. 2013, arXiv:1308.3432.
@@ -38,7 +38,7 @@ def test_the_learned_step_is_that_of_the_papers_code(name, low, high, count):
     golden.check(f"step.{name}.d_s", d_s)
 
 
-def test_the_layer_is_that_of_the_librarys_parts():
+def test_the_layer_agrees_with_the_parts_of_torch():
     """After two batches output and gradients are those of torch's observers and fake quantizations around a product.
 
     Source: Jacob et al. 2017, section 3 and figure 1.1b.

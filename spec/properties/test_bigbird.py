@@ -454,7 +454,7 @@ def test_dropout_acts_before_the_embeddings_norm_and_in_each_branch():
     laws.reseed(0)
     net, tokens = BigBird(7, 400, 2, 1, 8, max_len=30, block_size=3, dropout=0.5, padding_idx=2).double(), text(2, 20)
     seen = laws.dropped_shares(net, tokens)
-    assert not seen["behind the embeddings' norm"], "expected nothing dropped after the norm"
+    assert not seen["after the embeddings' norm"], "expected nothing dropped after the norm"
     for place in ("before the embeddings' norm", "attention's output", "feed-forward network's output"):
         assert 0.45 < seen[place] < 0.55, f"expected about half dropped, found {seen}"
     (layer,), x = net.layers, normal(1, 20, 400)

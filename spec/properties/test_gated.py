@@ -125,7 +125,7 @@ def test_saturated_gates_are_exact_and_finite(dtype):
 
 @pytest.mark.item("glu")
 @pytest.mark.parametrize(("dim", "shape"), [(-1, (3, 8)), (1, (2, 6, 5)), (0, (4, 3)), (-2, (2, 4, 3))])
-def test_it_is_the_librarys(dim, shape):
+def test_agrees_with_torch(dim, shape):
     """Output, gradient and second derivative agree with torch.nn.GLU; neither has any state.
 
     Source: Dauphin et al. 2016, eq. 1.  Convention: torch.nn.GLU.
@@ -139,7 +139,7 @@ def test_it_is_the_librarys(dim, shape):
 
 @pytest.mark.item("glu")
 @given(x=varied((2, 6)))
-def test_a_linear_map_of_twice_the_width_is_the_papers_layer(x):
+def test_a_projection_of_twice_the_width_is_the_papers_layer(x):
     """h(X) = (XW + b) ⊗ σ(XV + c) is a linear layer with [W V] and [b c] followed by GLU.
 
     Source: Dauphin et al. 2016, eq. 1; Shazeer 2020, eq. 4.

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.item("dilated-conv")
 SHAPE = (96, 32, 3, 2)  # fan-in 32·6, fan-out 96·6
 FAN_IN, FAN_OUT = 192, 576
 
-# 18432 elements: standard deviation and mean are within 3 % of that deviation unless something is wrong.
+# 18432 elements: standard deviation and mean are within 3 % of it unless something is wrong.
 CASES = [
     (xavier_uniform_, {}, math.sqrt(2 / (FAN_IN + FAN_OUT)), "uniform"),
     (xavier_uniform_, {"gain": 3.0}, 3 * math.sqrt(2 / (FAN_IN + FAN_OUT)), "uniform"),

@@ -172,7 +172,7 @@ def test_a_query_that_attends_to_nothing_gets_zero(is_causal):
     query, key, value = features(6, 6)
     level = torch.zeros(2, 1, 6, dtype=torch.float64)
     level[1] = -torch.inf
-    level[0, :, :2] = -torch.inf  # causally, the first two queries read nothing
+    level[0, :, :2] = -torch.inf  # causally, the first two queries attend to nothing
 
     def call(q, k, v):
         return linear_attention(*positive(q, k, v), level, is_causal)

@@ -246,7 +246,7 @@ def test_dropout_acts_after_the_embeddings_norm_and_in_each_branch():
     net = Longformer(7, 400, 2, 4, 1, 1, 8, max_len=30, dropout=0.5, padding_idx=PADDING).double()
     seen = laws.dropped_shares(net, text(2, 20))
     assert not seen["before the embeddings' norm"], "expected nothing dropped before the norm"
-    for place in ("behind the embeddings' norm", "attention's output", "feed-forward network's output"):
+    for place in ("after the embeddings' norm", "attention's output", "feed-forward network's output"):
         assert 0.45 < seen[place] < 0.55, f"expected about half dropped, found {seen}"
     (layer,), x = net.layers, normal(1, 20, 400)
     share = laws.dropped_weights(layer.self_attn, 2)

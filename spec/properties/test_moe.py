@@ -67,7 +67,7 @@ def by_hand(layer, x, top_k, normalize=True, places=math.inf):
     return torch.stack(outputs).view_as(x)
 
 
-class Twin(nn.Module):
+class Dense(nn.Module):
     def __init__(self, layer, **options):
         super().__init__()
         self.layer, self.options = layer, options
@@ -87,13 +87,13 @@ def test_the_chosen_experts_add_up(kind):
     """
     options = KINDS[kind]
     layer = ready(**options)
-    twin = Twin(layer, top_k=options["top_k"], normalize=options.get("normalize", True))
+    twin = Dense(layer, top_k=options["top_k"], normalize=options.get("normalize", True))
     laws.gradients_match(_Output(layer), twin, normal(2, 7, 6))
     laws.gradients_match(_Output(layer), twin, normal(5, 6, seed=1))
 
 
 class _Output(nn.Module):
-    """The layer without its routing, with the parameters in the order of `Twin`."""
+    """The layer without its routing, with the parameters in the order of `Dense`."""
 
     def __init__(self, layer):
         super().__init__()

@@ -628,7 +628,7 @@ def test_a_loaded_index_is_no_view_of_its_file(tmp_path):
 
 
 def test_a_truncated_index_is_refused(tmp_path):
-    """A file with fewer values than its head says raises ValueError; an empty index loads.
+    """A file with fewer values than its header states raises ValueError; an empty index loads.
 
     Convention: ValueError, before anything is searched.
     """

@@ -146,7 +146,7 @@ def test_any_function_is_an_activation():
     assert "activation.weight" in dict(learned.named_parameters()), "expected the negative slope to be a parameter"
 
 
-def test_hidden_features_are_dropped_behind_the_activation():
+def test_hidden_features_are_dropped_after_the_activation():
     """Of act = cos and a hidden 0, cos(0) = 1 becomes 0 or 1/(1 − p); dropped before it, it would stay 1.
 
     Source: Vaswani et al. 2017, §5.4.  Convention: torch.nn.TransformerEncoderLayer; for ReLU both orders are one.
@@ -568,7 +568,7 @@ def test_parameters_start_as_in_torch():
     ],
 )
 @both_norms
-def test_dropout_is_inside_and_behind_every_branch(block, branch, norm_first):
+def test_dropout_is_inside_and_after_every_branch(block, branch, norm_first):
     """In training a constant branch of 1 becomes 0 or 1/(1 − p)²: dropped inside and after; in evaluation it stays 1.
 
     Inside are the attention's weights, or the hidden features. Of 12,000 numbers 56 % ± 2 stay for p = 0.25 (4 σ; a

@@ -1,4 +1,4 @@
-"""Linear attention beside torch's fused softmax attention, at lengths where linear cost is below quadratic."""
+"""Linear attention next to torch's fused softmax attention, at lengths where linear cost is below quadratic."""
 
 import torch
 from torch import nn

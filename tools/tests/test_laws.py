@@ -74,9 +74,9 @@ def test_comparison_of_structures():
 
 def test_sameness_is_of_bits():
     laws.assert_same(torch.ones(2), torch.ones(2))
-    with pytest.raises(AssertionError, match="same bits"):
+    with pytest.raises(AssertionError, match="bitwise equal"):
         laws.assert_same(torch.ones(2), torch.ones(2) + 1e-7)
-    with pytest.raises(AssertionError, match="same bits"):
+    with pytest.raises(AssertionError, match="bitwise equal"):
         laws.assert_same(torch.ones(2), torch.ones(2, dtype=torch.float64))
 
 
@@ -323,7 +323,7 @@ class WritesItsGradient(nn.Module):
 
 
 class ReadsMemory(nn.Module):
-    """Reads the storage behind the tensor, not the tensor."""
+    """Reads the tensor's storage, not the tensor."""
 
     def forward(self, x):
         return x + torch.as_strided(x, (1,), (1,), 1)

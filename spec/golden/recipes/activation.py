@@ -1,4 +1,4 @@
-"""Golden values of the activation functions: torch.nn beside mpmath (30 digits), scipy and jax."""
+"""Golden values of the activation functions: torch.nn next to mpmath (30 digits), scipy and jax."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ ENDS = 12.0  # the normal density at 12 is 2e-32
 
 
 def curves(recipe: Recipe, x, module, f, kinks=(), second_order=True) -> None:
-    """Value, slope and curvature of torch's module over x, beside those of f by mpmath; no derivative at the kinks."""
+    """Value, slope and curvature of torch's module over x, next to those of f by mpmath; no derivative at the kinks."""
     import mpmath
     import torch
 
@@ -29,7 +29,7 @@ def curves(recipe: Recipe, x, module, f, kinks=(), second_order=True) -> None:
 
 
 def minimum(recipe: Recipe, f, near: float, bounds: tuple[float, float]) -> None:
-    """Where f has its minimum, and how deep: Newton on f′ with 30 digits, beside scipy's bounded search."""
+    """Where f has its minimum, and how deep: Newton on f′ with 30 digits, next to scipy's bounded search."""
     import mpmath
     from scipy.optimize import minimize_scalar
 
@@ -41,7 +41,7 @@ def minimum(recipe: Recipe, f, near: float, bounds: tuple[float, float]) -> None
 
 
 def steepest(recipe: Recipe, f, near: float, bounds: tuple[float, float]) -> None:
-    """Where f is steepest, and how steep: the root of f″, beside scipy's bounded search."""
+    """Where f is steepest, and how steep: the root of f″, next to scipy's bounded search."""
     import mpmath
     from scipy.optimize import minimize_scalar
 
@@ -79,7 +79,7 @@ def legendre(n: int) -> list:
 
 
 def moments(recipe: Recipe, f, kinks, mean=None, square=None) -> None:
-    """E f(z) and E f(z)² for z ~ N(0, 1): a closed form, or quadrature with 30 digits, beside scipy's quadrature.
+    """E f(z) and E f(z)² for z ~ N(0, 1): a closed form, or quadrature with 30 digits, next to scipy's quadrature.
 
     Freezes nodes and weights of a Gauss rule as well, piece by piece between the kinks, so that a spec only adds up.
     """
@@ -116,7 +116,7 @@ def left_tail(recipe: Recipe, f, in_numpy, x) -> None:
 
 
 def distance(recipe: Recipe, name: str, f, g, near: float) -> None:
-    """sup |f − g|, reached where f′ = g′: Newton with 30 digits, beside a search over a fine grid."""
+    """sup |f − g|, reached where f′ = g′: Newton with 30 digits, next to a search over a fine grid."""
     import mpmath
 
     mpmath.mp.dps = 30
@@ -319,7 +319,7 @@ def mish(recipe: Recipe) -> None:
 
 
 def hard(recipe: Recipe, module, function, f) -> None:
-    """Value and slope of torch's module beside jax's and mpmath's, at its kinks by torch alone; moments of f.
+    """Value and slope of torch's module next to jax's and mpmath's, at its kinks by torch alone; moments of f.
 
     torch's slope of Hardsigmoid is 1/6 rounded to float32 even in float64; mpmath's comes first.
     """

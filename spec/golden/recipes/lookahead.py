@@ -89,7 +89,7 @@ def _proposition_2(gamma, k, alpha):
 
 
 def _moments(gamma, k, alpha):
-    """The same from the covariance of (θ, φ), followed step by step until it stands still."""
+    """The same from the covariance of (θ, φ), followed step by step until it is constant."""
     inner, noise = np.array([[1 - gamma, 0.0], [0.0, 1.0]]), np.array([[gamma**2, 0.0], [0.0, 0.0]])
     pull = np.array([[alpha, 1 - alpha], [alpha, 1 - alpha]])
     covariance = np.zeros((2, 2))

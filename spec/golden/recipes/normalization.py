@@ -8,7 +8,7 @@ from spec.golden import Recipe, recipe
 
 NEEDS = ("torch", "flax", "jax")
 SECOND = "flax.linen with jax's derivatives"
-# Large beside the variances below, so that its place inside the root shows in the third digit and not in the ninth.
+# Large next to the variances below, so that its place inside the root shows in the third digit and not in the ninth.
 EPS = 0.1
 
 
@@ -27,7 +27,7 @@ def _affine(recipe, tag, shape, seed):
 
 
 def _derivatives(recipe, tag, module, second, x, weight=None, bias=None):
-    """Freeze output, gradients and a product with the second derivative; `second(x, weight, bias)` is the jax twin."""
+    """Freeze output, gradients and a product with the second derivative; `second(x, weight, bias)` is the same in jax."""
     import jax
     import jax.numpy as jnp
     import torch

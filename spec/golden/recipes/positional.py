@@ -22,7 +22,7 @@ def _exact(function, place, i, d, base=10000):
 @recipe(
     "positional-embedding",
     oracle="sines and cosines by mpmath with 40 digits",
-    second="powers of one complex number a pair, exp(i ω)^p, in NumPy with 64 bits behind the point",
+    second="powers of one complex number a pair, exp(i ω)^p, in NumPy with 64 bits after the point",
     needs=("mpmath", "numpy"),
 )
 def positional_embedding(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ NAMES = ("query", "key", "value", "query_global", "key_global", "value_global")
 @recipe(
     "sliding-window-attention",
     oracle="dense attention with a banded mask in float64",
-    second="transformers' LongformerSelfAttention, whose softmax is float32, followed by a linear map",
+    second="transformers' LongformerSelfAttention, whose softmax is float32, followed by a linear layer",
     needs=("torch", "transformers"),
 )
 def sliding_window_attention(recipe: Recipe) -> None:
@@ -39,7 +39,7 @@ def sliding_window_attention(recipe: Recipe) -> None:
         "bias": recipe.given("dense.bias", rng.normal(size=WIDTH)),
     }
 
-    # Lengths are multiples of the window there: what fills up is padding.
+    # Lengths are multiples of the window there: the rest is padding.
     x = recipe.given("x", rng.normal(size=(2, 12, WIDTH)))
     present = recipe.given("key_mask", np.arange(12) < np.array([[12], [10]]))
     places = {"local": np.full((2, 2), -1), "global": np.array([[0, 7], [3, -1]])}

@@ -66,7 +66,7 @@ def _block(activation, norm_first, eps=EPS):
 
 
 def _expect(recipe, tag, module, twin, state, inputs, seed):
-    """Output and the gradients to inputs and to the parameters of both: `module` in torch, `twin(state, *inputs)`."""
+    """Output and the gradients to inputs and to the parameters of both: `module` in torch, `second(state, *inputs)`."""
     import jax
     import jax.numpy as jnp
     import torch
@@ -86,7 +86,7 @@ def _expect(recipe, tag, module, twin, state, inputs, seed):
         recipe.expect(f"d_{tag}.{name}", grad, second=of_state[name])
 
 
-class _Twin:
+class _Reference:
     def __init__(self, run, module):
         self.run, self.parameters = run, module.named_parameters()
 
@@ -123,7 +123,7 @@ def _torch_layers(recipe):
             recipe,
             f"encoder_{tag}",
             lambda t, encoder=encoder: encoder(t, src_key_padding_mask=hidden),
-            _Twin(lambda p, t, run=run: run(p, t, mask=kept[:, None, None]), encoder),
+            _Reference(lambda p, t, run=run: run(p, t, mask=kept[:, None, None]), encoder),
             state,
             [x],
             50,
@@ -134,7 +134,7 @@ def _torch_layers(recipe):
             recipe,
             f"decoder_{tag}",
             lambda t, m, decoder=decoder: decoder(t, m, tgt_mask=torch.from_numpy(~past)),
-            _Twin(lambda p, t, m, run=run: run(p, t, m, mask=past), decoder),
+            _Reference(lambda p, t, m, run=run: run(p, t, m, mask=past), decoder),
             state,
             [x, memory],
             60,

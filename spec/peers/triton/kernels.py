@@ -41,7 +41,7 @@ def flash_attention(
         attn_mask: None.
         is_causal: query i may attend to keys up to i + s − t only.
         scale: τ, factor of Q Kᵀ; default 1/√d_k.
-        return_lse: return (O, L)?
+        return_lse: if True, (O, L) is returned.
         block_q, block_k: queries and keys of a tile, raised to a power of two; no result depends on them.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Right twins: other ways of writing the same things."""
+"""Independent implementations: other ways of writing the same things."""

@@ -1,1 +1,1 @@
-"""Optimizers of optax behind torch's interface."""
+"""Optimizers of optax with torch's interface."""

@@ -1,4 +1,4 @@
-"""Mixtral's experts, which ask one by one who chose them, behind a router that is not cast to float32; Switch's z-loss.
+"""Mixtral's experts, which ask one by one who chose them, after a router that is not cast to float32; Switch's z-loss.
 
 No capacity, no ReLU experts, no shared one, no noise: those of other models have other parameters.
 """

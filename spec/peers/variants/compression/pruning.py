@@ -14,7 +14,7 @@ def magnitude_masks(weights, amount=0.2, masks=None, scope="layer"):
         magnitudes = torch.cat([weights[n].detach().abs().reshape(-1) for n in names])
         kept = torch.cat([found[n].reshape(-1) for n in names])
         count = round(amounts[names[0]] * int(kept.sum()))
-        # What is gone sorts last; the first places of the rest go now.
+        # What is gone sorts last; the smallest of the rest go now.
         ranked = magnitudes.double().masked_fill(~kept, float("inf")).argsort(stable=True)
         kept[ranked[:count]] = False
         start = 0

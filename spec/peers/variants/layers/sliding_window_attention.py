@@ -1,4 +1,4 @@
-"""Sliding-window attention that gathers each token's w + 1 keys, with torch.nn's linear maps and autograd alone."""
+"""Sliding-window attention that gathers each token's w + 1 keys, with torch.nn's linear layers and autograd alone."""
 
 import torch
 from torch import nn
