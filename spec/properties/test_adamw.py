@@ -278,7 +278,7 @@ def test_amsgrad_remembers_the_largest_gradient():
     plain, _ = trajectory(gradients, **settings)
     path, optimizer = trajectory(gradients, **settings, amsgrad=True)
     (state,) = optimizer.state.values()
-    laws.assert_close(state["max_exp_avg_sq"], torch.full((3,), 0.2 * 25, dtype=torch.float64))
+    laws.assert_close(state["max_exp_avg_sq"], torch.tensor([0.2 * 25] * 3, dtype=torch.float64))
     last, last_plain = path.diff(dim=0)[-1].abs(), plain.diff(dim=0)[-1].abs()
     # m̂ = 0.01; the divisor is √5 + ε with memory and 0.01 + ε without.
     expected = torch.full((3,), 0.1 * 0.01 / (math.sqrt(5) + 1e-3), dtype=torch.float64)
