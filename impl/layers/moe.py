@@ -168,7 +168,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, input: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Routing]:
         routing = self.gate(input)
         x = input.reshape(-1, input.shape[-1])
-        chosen = routing.indices.reshape(len(x), self.gate.top_k)
+        chosen = routing.indices.reshape(x.shape[0], self.gate.top_k)
         each = self._ragged(x, chosen) if self.capacity_factor is None else self._bounded(x, chosen)  # (tokens, k, d)
         output = (each * routing.gates.reshape(*chosen.shape, 1)).sum(1).view_as(input)
         return output if self.shared_experts is None else output + self.shared_experts(input), routing
@@ -188,7 +188,7 @@ class MixtureOfExperts(nn.Module):
         taken = (choice[:, None] == torch.arange(experts, device=x.device)).long()
         rank = taken.cumsum(0).gather(1, choice[:, None]).squeeze(1) - 1  # how many earlier choices are the same
         row = torch.where(rank < capacity, choice * capacity + rank, experts * capacity)
-        token = torch.arange(len(choice), device=x.device) // top_k
+        token = torch.arange(choice.shape[0], device=x.device) // top_k
         source = token.new_full((experts * capacity + 1,), tokens).index_copy(0, row, token)[:-1]
         zero = x.new_zeros(1, x.shape[1])
         rows = torch.cat([x, zero]).index_select(0, source).view(experts, capacity, x.shape[1])
