@@ -157,4 +157,6 @@ class House:
 def house(pytester, monkeypatch) -> House:
     # Two versions of a file within one second would share their byte code.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    # Programs that a test starts run these tools, not those that are installed from elsewhere.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return House(pytester)

@@ -486,7 +486,7 @@ def test_dispatch_that_is_not_from_scratch_is_named(wrong):
 
 def command(house, *arguments: str) -> subprocess.CompletedProcess:
     """One run as a user starts it, in a process of its own."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"} | {"PYTHONPATH": str(REPOSITORY)}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
     line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(line, cwd=house.root, env=environment, capture_output=True, text=True, timeout=120)
 
