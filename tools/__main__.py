@@ -47,8 +47,7 @@ def main(argv=None) -> int:
     strength.add_argument("--sample", type=int, default=60, metavar="N", help="at most so many mutants; default: 60")
     strength.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
     strength.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a core")
-    lint = add("lint", "does a spec rest on a vacuous oracle, a wide tolerance, a clock? who imports whom?")
-    lint.add_argument("--all", action="store_true", help="ask the rules that are not kept everywhere yet as well")
+    add("lint", "does a spec rest on a vacuous oracle, a wide tolerance, a clock? who imports whom?")
     peers = add("peers", "do the specs accept other people's correct code?")
     peers.add_argument("--peer", action="append", default=[], metavar="NAME", help="only this peer (repeatable)")
     laws = add("laws", "which laws does each item state, and which do not apply?")
@@ -122,7 +121,7 @@ def _run(arguments) -> int:
         case "lint":
             from tools.lint import main as run
 
-            return run(pending=arguments.all)
+            return run()
         case "peers":
             from tools.peers import main as run
 

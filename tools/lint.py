@@ -40,25 +40,21 @@ class Finding:
         return f"{self.where}: {self.rule}: {self.what}"
 
 
-def main(root: Path | None = None, pending: bool = False) -> int:
-    """`python -m tools lint`: 0 nothing found, 1 something is; each finding is a line.
-
-    Args:
-        pending: ask the rules of PENDING as well.
-    """
+def main(root: Path | None = None) -> int:
+    """`python -m tools lint`: 0 nothing found, 1 something is; each finding is a line."""
     root = root or Path.cwd()
-    found = sorted(map(str, findings(root, pending)))
+    found = sorted(map(str, findings(root)))
     print("\n".join(found) or "lint: no spec rests on a vacuous oracle, a wide tolerance or a clock")
     return int(bool(found))
 
 
-def findings(root: Path, pending: bool = False) -> Iterator[Finding]:
-    """Everything that the rules find in a repository; with `pending`, those of PENDING as well."""
+def findings(root: Path) -> Iterator[Finding]:
+    """Everything that the rules find in a repository."""
     files = [SpecFile.read(f, root) for f in spec_files(root)]
     for file in files:
         for rule in PER_FILE:
             yield from rule(file)
-    for rule in (*PER_REPOSITORY, *(PENDING if pending else ())):
+    for rule in PER_REPOSITORY:
         yield from rule(root, files)
 
 
@@ -275,9 +271,10 @@ PER_REPOSITORY = (
     incomplete_item,
     inexact_given,
     forbidden_import,
+    import_circle,
+    private_import,
+    unusual_word,
 )
-# Rules that the repository does not keep everywhere yet; `python -m tools lint --all` asks them as well.
-PENDING = (import_circle, private_import, unusual_word)
 
 # Sums, products of matrices and elementary functions: NumPy, SciPy, torch and jax each have several kernels for them.
 _INEXACT = re.compile(

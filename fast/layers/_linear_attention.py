@@ -69,7 +69,7 @@ def linear_attention(
 
 
 def _read_causally(query, key, value, level, now, start):
-    """Unnormalised sums (*b, t, d_v + 1) of what each query attends to up to its own position; sums and their level after it.
+    """Unnormalised sums (*b, t, d_v + 1) of what each query attends to, up to its position; sums and level after it.
 
     Args:
         now, start: sums and level before it, None at the beginning.

@@ -46,13 +46,13 @@ PLANTED = {
 }
 
 
-def rules(house, pending=False) -> set[str]:
-    return {f.rule for f in lint.findings(house.root, pending)} - {"too-few-bugs"}
+def rules(house) -> set[str]:
+    return {f.rule for f in lint.findings(house.root)} - {"too-few-bugs"}
 
 
 def findings(house, rule) -> list[str]:
-    """Where a rule finds something, and what, pending rules too."""
-    return [f"{f.where}: {f.what}" for f in lint.findings(house.root, pending=True) if f.rule == rule]
+    """Where a rule finds something, and what."""
+    return [f"{f.where}: {f.what}" for f in lint.findings(house.root) if f.rule == rule]
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_allowed_imports_pass(good):
     good.write("tools/runner.py", "def f():\n    from spec import laws\n")
     good.write("spec/laws.py", "")
     good.write("tools/benchmarks/double.py", "from impl.layers.double import Double\n")
-    assert rules(good, pending=True) == set()
+    assert rules(good) == set()
 
 
 def test_import_circle_is_found(good):
@@ -326,4 +326,4 @@ def test_an_argument_that_asks_is_found(good):
 def test_rules_that_wait_are_asked_only_with_all(good, capsys):
     good.write("README.md", f"What is {WORD} it.\n")
     assert lint.main(good.root) == 1 and "unusual-word" not in capsys.readouterr().out
-    assert lint.main(good.root, pending=True) == 1 and "unusual-word" in capsys.readouterr().out
+    assert lint.main(good.root) == 1 and "unusual-word" in capsys.readouterr().out

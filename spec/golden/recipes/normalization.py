@@ -27,7 +27,7 @@ def _affine(recipe, tag, shape, seed):
 
 
 def _derivatives(recipe, tag, module, second, x, weight=None, bias=None):
-    """Freeze output, gradients and a product with the second derivative; `second(x, weight, bias)` is the same in jax."""
+    """Freeze output, gradients and a product with the second derivative; `second(x, weight, bias)` is jax's."""
     import jax
     import jax.numpy as jnp
     import torch
