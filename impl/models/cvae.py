@@ -15,17 +15,53 @@ maximised, `forward` in eval mode decodes the posterior mean. Without a prior ne
 
 import math
 
+import torch
 from jaxtyping import Float, Shaped
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from ._concatenated import Concatenated
-from ._conditional_networks import _ConditionalNetworks
-from .vae import VAE, gaussian_kl, log_normal
+from ..layers.checks import check_not_negative, check_sizes
+from .vae import (
+    VAE,
+    Data,
+    Gaussian,
+    check_likelihood,
+    gaussian_kl,
+    log_likelihood,
+    log_normal,
+    reduce_bound,
+    sample_gaussian,
+)
 
-__all__ = ["Concatenated", "ConditionalVAE"]
+Condition = Shaped[Tensor, "batch ..."]
 
 
-class ConditionalVAE(_ConditionalNetworks):
+class Concatenated(nn.Module):
+    """Makes a network of two tensors from a network of one: f(a, x) = network([a; x]), joined in dimension 1.
+
+    Args:
+        network: (B, features + K, *space) → anything.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, first: Data, condition: Condition) -> Float[Tensor, "batch ..."]:
+        """The network's output for data or latents, and a condition (B, K, *space), or (B, K) for all of the space.
+
+        Raises:
+            ValueError: a condition of another batch size or space; class labels that are not one-hot.
+        """
+        batch, space = len(first), tuple(first.shape[2:])
+        if condition.dim() == 2:
+            condition = condition[(..., *[None] * len(space))].expand(-1, -1, *space)
+        if condition.dim() != first.dim() or (len(condition), *condition.shape[2:]) != (batch, *space):
+            either = " or ".join(dict.fromkeys((f"({batch}, K)", f"({', '.join(map(str, (batch, 'K', *space)))})")))
+            raise ValueError(f"expected a condition of shape {either}, got {tuple(condition.shape)}")
+        return self.network(torch.cat([first, condition], dim=1))
+
+
+class ConditionalVAE(nn.Module):
     """Recognition, generation and prior network, and the bounds that train them.
 
     Args:
@@ -34,10 +70,10 @@ class ConditionalVAE(_ConditionalNetworks):
             "gaussian" twice as many entries in dimension 1: the mean, then log σ².
         latent_dim: the size of z.
         likelihood: "bernoulli" for data in [0, 1], or "gaussian".
-        prior: p(z|x), called with (condition) → (B, 2·latent_dim), as the encoder; N(0, I) if not given.
+        prior: p(z|x), called with (condition) → (B, 2·latent_dim), as the encoder; None stands for N(0, I).
 
-    The condition is a tensor (B, ...) of any kind that the networks read; `Concatenated` makes encoder and decoder of
-    plain ones.
+    The condition is a tensor (B, ...) of any kind that the networks take; `Concatenated` makes encoder and decoder from
+    plain networks.
 
     Raises:
         ValueError: latent_dim below 1, another likelihood, networks whose outputs have other shapes, or not as many
@@ -46,85 +82,112 @@ class ConditionalVAE(_ConditionalNetworks):
     Source: Sohn, Lee & Yan 2015, §4.
     """
 
-    def forward(
+    def __init__(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
-        generator: Generator | None = None,
-    ) -> tuple[
-        Float[Tensor, "batch features *space"],
-        tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]],
-        tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]],
-    ]:
-        """Reconstruction, q(z|x, y) and p(z|x); of a draw of z in training, of the posterior mean in evaluation."""
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        likelihood: str = "bernoulli",
+        prior: nn.Module | None = None,
+    ):
+        super().__init__()
+        check_sizes(latent_dim=latent_dim)
+        check_likelihood(likelihood)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+        self.prior = prior
+
+    def encode(self, data: Data, condition: Condition) -> Gaussian:
+        """μ and log σ² of q(z|x, y)."""
+        _check_batch(condition, data.shape[0])
+        return _halves(self.encoder(data, condition), data.shape[0], self.latent_dim, "encoder")
+
+    def prior_parameters(self, condition: Condition) -> Gaussian:
+        """μ and log σ² of p(z|x)."""
+        if self.prior is not None:
+            return _halves(self.prior(condition), condition.shape[0], self.latent_dim, "prior network")
+        zeros = next(self.parameters(), torch.empty(0)).new_zeros(condition.shape[0], self.latent_dim)
+        return zeros, zeros
+
+    def decode(self, z: Float[Tensor, "*samples batch latent"], condition: Condition) -> Float[Tensor, "..."]:
+        """The mean of p(y|x, z), for one z a condition or several."""
+        output = self.decoder(z.flatten(0, -2), _repeated(condition, z)).unflatten(0, z.shape[:-1])
+        return output.sigmoid() if self.likelihood == "bernoulli" else output.chunk(2, dim=z.dim() - 1)[0]
+
+    def log_likelihood(
+        self, data: Data, condition: Condition, z: Float[Tensor, "*samples batch latent"]
+    ) -> Float[Tensor, "*samples batch"]:
+        """log p(y|x, z), summed over the dimensions of the data, for one z a condition or several."""
+        _check_batch(condition, data.shape[0])
+        conditions = _repeated(condition, z)
+        return log_likelihood(lambda flat: self.decoder(flat, conditions), data, z, self.likelihood)
+
+    def forward(
+        self, data: Data, condition: Condition, generator: Generator | None = None
+    ) -> tuple[Data, Gaussian, Gaussian]:
+        """Reconstruction, q(z|x, y), p(z|x); from a sample of z in training, from the posterior mean in evaluation."""
         posterior, prior = self.encode(data, condition), self.prior_parameters(condition)
         z = VAE.reparameterize(*posterior, generator) if self.training else posterior[0]
         return self.decode(z, condition), posterior, prior
 
     def sample(
-        self,
-        condition: Shaped[Tensor, "batch ..."],
-        samples: int | None = None,
-        generator: Generator | None = None,
+        self, condition: Condition, samples: int | None = None, generator: Generator | None = None
     ) -> Float[Tensor, "..."]:
-        """The means of p(y|x, z) for draws of z from the prior: (B, *data), or (samples, B, *data) where given."""
-        z = _draw(self.prior_parameters(condition), 1 if samples is None else samples, generator)
+        """The means of p(y|x, z) for samples of z from the prior: (B, *data), or (samples, B, *data) where given."""
+        z = sample_gaussian(*self.prior_parameters(condition), 1 if samples is None else samples, generator)
         return self.decode(z[0] if samples is None else z, condition)
 
-    def predict(
-        self,
-        condition: Shaped[Tensor, "batch ..."],
-        samples: int | None = None,
-        generator: Generator | None = None,
-    ) -> Float[Tensor, "batch features *space"]:
+    def predict(self, condition: Condition, samples: int | None = None, generator: Generator | None = None) -> Data:
         """One output a condition: E[y|x, z*] at the prior's mean z* = E[z|x], or 1/S Σ_s E[y|x, z_s] ≈ E[y|x] (§4.1).
 
         Args:
-            samples: S, draws of z from the prior; none, but its mean, if not given.
+            samples: S, samples of z from the prior; with None its mean alone.
         """
         prior = self.prior_parameters(condition)
         if samples is None:
             return self.decode(prior[0], condition)
-        return self.decode(_draw(prior, samples, generator), condition).mean(0)
+        return self.decode(sample_gaussian(*prior, samples, generator), condition).mean(0)
 
     def elbo(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
+        data: Data,
+        condition: Condition,
         beta: float = 1.0,
         samples: int = 1,
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> Float[Tensor, "..."]:
-        """Estimates L_CVAE with draws of z in the likelihood and the closed form of D_KL (eq. 5).
+        """Estimates L_CVAE with samples of z in the likelihood and the closed form of D_KL (eq. 5).
 
         Args:
-            beta: weight of D_KL.
-            samples: draws of z for each pair of data and condition.
+            beta: weight of D_KL, at least 0.
+            samples: samples of z for each pair of data and condition.
             reduction: "mean" over the batch, or "none": shape (B,).
         """
-        if beta < 0:
-            raise ValueError(f"expected beta >= 0, got {beta}")
+        check_not_negative(beta=beta)
         posterior, prior = self.encode(data, condition), self.prior_parameters(condition)
-        log_p = self.log_likelihood(data, condition, _draw(posterior, samples, generator)).mean(0)
-        return _reduce(log_p - beta * gaussian_kl(*posterior, prior=prior).sum(-1), reduction)
+        z = sample_gaussian(*posterior, samples, generator)
+        log_p = self.log_likelihood(data, condition, z).mean(0)
+        return reduce_bound(log_p - beta * gaussian_kl(*posterior, prior=prior).sum(-1), reduction)
 
     def gsnn(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
+        data: Data,
+        condition: Condition,
         samples: int = 1,
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> Float[Tensor, "..."]:
         """Estimates L_GSNN, a Gaussian stochastic network without recognition (§4.2); arguments as in `elbo`."""
-        z = _draw(self.prior_parameters(condition), samples, generator)
-        return _reduce(self.log_likelihood(data, condition, z).mean(0), reduction)
+        z = sample_gaussian(*self.prior_parameters(condition), samples, generator)
+        return reduce_bound(self.log_likelihood(data, condition, z).mean(0), reduction)
 
     def hybrid(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
+        data: Data,
+        condition: Condition,
         alpha: float,
         samples: int = 1,
         reduction: str = "mean",
@@ -138,42 +201,46 @@ class ConditionalVAE(_ConditionalNetworks):
 
     def monte_carlo_bound(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
+        data: Data,
+        condition: Condition,
         samples: int,
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> Float[Tensor, "..."]:
-        """Estimates log p(y|x) by draws from the prior (§4.1): a bound in the mean; arguments as in `elbo`."""
-        z = _draw(self.prior_parameters(condition), samples, generator)
-        return _reduce(self.log_likelihood(data, condition, z).logsumexp(0) - math.log(samples), reduction)
+        """Estimates log p(y|x) by samples of the prior (§4.1): a bound in the mean; arguments as in `elbo`."""
+        z = sample_gaussian(*self.prior_parameters(condition), samples, generator)
+        return reduce_bound(self.log_likelihood(data, condition, z).logsumexp(0) - math.log(samples), reduction)
 
     def importance_bound(
         self,
-        data: Float[Tensor, "batch features *space"],
-        condition: Shaped[Tensor, "batch ..."],
+        data: Data,
+        condition: Condition,
         samples: int,
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> Float[Tensor, "..."]:
-        """Estimates log p(y|x) by weighted draws from the posterior (§4.1): a bound in the mean, tighter with more."""
+        """Estimates log p(y|x) by weighted samples of the posterior (§4.1): a bound in the mean, tighter with more."""
         posterior, prior = self.encode(data, condition), self.prior_parameters(condition)
-        z = _draw(posterior, samples, generator)
+        z = sample_gaussian(*posterior, samples, generator)
         log_ratio = log_normal(z, *prior) - log_normal(z, *posterior)  # p(z|x) / q(z|x, y)
         log_weight = self.log_likelihood(data, condition, z) + log_ratio.sum(-1)
-        return _reduce(log_weight.logsumexp(0) - math.log(samples), reduction)
+        return reduce_bound(log_weight.logsumexp(0) - math.log(samples), reduction)
 
 
-def _draw(gaussian, samples, generator):
-    """Draws of z, shape (samples, B, latent)."""
-    if samples < 1:
-        raise ValueError(f"expected samples >= 1, got {samples}")
-    mu, logvar = gaussian
-    shape = (samples, *mu.shape)
-    return VAE.reparameterize(mu.expand(shape), logvar.expand(shape), generator)
+def _repeated(condition, z):
+    """The conditions as rows for z flattened from (*samples, B, latent): each sample of z with its own condition."""
+    _check_batch(condition, z.shape[-2])
+    return condition.expand(*z.shape[:-2], *condition.shape).flatten(0, z.dim() - 2)
 
 
-def _reduce(bound, reduction):
-    if reduction not in ("none", "mean"):
-        raise ValueError(f"expected reduction 'none' or 'mean', got {reduction!r}")
-    return bound.mean() if reduction == "mean" else bound
+def _halves(output, batch, width, name):
+    """μ and log σ² from a network's output."""
+    if output.shape != (batch, 2 * width):
+        raise ValueError(f"expected {(batch, 2 * width)} from the {name}, got {tuple(output.shape)}")
+    mu, logvar = output.chunk(2, dim=1)
+    return mu, logvar
+
+
+def _check_batch(condition, batch):
+    if condition.shape[:1] != (batch,):
+        raise ValueError(f"expected a condition for each of {batch} samples, got shape {tuple(condition.shape)}")

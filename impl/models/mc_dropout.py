@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: a trained network's dropout, left on, draws from an approximate posterior over its weights.
+"""Monte Carlo dropout: a trained network's dropout, left on, samples an approximate posterior over its weights.
 
 Gal & Ghahramani 2015, arXiv:1506.02142; the information of the last section: Houlsby et al. 2011, arXiv:1112.5745, and
 Gal, Islam & Ghahramani 2017, arXiv:1703.02910.
@@ -9,8 +9,9 @@ Gal, Islam & Ghahramani 2017, arXiv:1703.02910.
     log p(y|x) ≈ logsumexp_t(−½ τ ‖y − ŷ_t‖²) − log T − D/2 log 2π + D/2 log τ                  (eq. 8)
     I[y, ω] = H[1/T Σ p_t] − 1/T Σ H[p_t]                                                      (BALD)
 
-Convention: p is the probability to drop (the paper's p_i is that to keep), λ multiplies ‖W‖² beside the mean of
-½‖y − ŷ‖² (torch's weight_decay is 2λ), logarithms are natural. Dropout alone draws: batch norms and all else evaluate.
+Convention: p is the probability to drop (the paper's p_i is that to keep), λ multiplies ‖W‖² next to the mean of
+½‖y − ŷ‖² (torch's weight_decay is 2λ), logarithms are natural. Dropout alone is random: batch norms and all else
+evaluate.
 The T passes are one pass of T·B rows, every row with masks of its own. Gradients flow if the caller has them on.
 """
 
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..layers.checks import check_sizes
 from ..layers.dropout import Dropout
 
 
@@ -73,30 +75,29 @@ def mc_predict(
     rows = x.expand(num_samples, *x.shape).flatten(0, 1)
     with enable_dropout(model):
         output = model(rows)
-    if len(output) != len(rows):
+    if output.shape[0] != rows.shape[0]:
         raise ValueError(f"expected an output of {len(rows)} rows for as many inputs, got {len(output)}")
-    samples = output.unflatten(0, (num_samples, len(x)))
+    samples = output.unflatten(0, (num_samples, x.shape[0]))
     mean = samples.mean(0)
     return MCOutput(mean, (samples - mean).square().mean(0) + 1 / tau, samples)
 
 
 def _check(num_samples, tau):
-    if num_samples < 1:
-        raise ValueError(f"expected num_samples >= 1, got {num_samples}")
+    check_sizes(num_samples=num_samples)
     if not tau > 0:
         raise ValueError(f"expected tau > 0, got {tau}")
 
 
 @contextmanager
 def enable_dropout(model: nn.Module):
-    """In the block dropout draws and everything else evaluates; after it every module has its own mode again.
+    """In the block dropout is random and everything else evaluates; after it every module has its own mode again.
 
     Dropout modules are ours and torch's, in all dimensions. torch's fused transformer layers would leave theirs out in
     evaluation, so they are off meanwhile. Dropout that is no module (a call of a function, an argument of attention or
     of an LSTM) stays off.
 
     Raises:
-        ValueError: a model without dropout, whose variance would be zero without a word.
+        ValueError: a model without dropout, whose variance would silently be zero.
     """
     dropouts = [module for module in model.modules() if _drops(module)]
     if not dropouts:
@@ -151,7 +152,7 @@ def log_likelihood(
     """
     errors = (target - samples).square().unsqueeze(-1).flatten(2).sum(-1)
     size = math.prod(target.shape[1:])  # D
-    mixture = torch.logsumexp(-0.5 * tau * errors, dim=0) - math.log(len(samples))
+    mixture = torch.logsumexp(-0.5 * tau * errors, dim=0) - math.log(samples.shape[0])
     return mixture - 0.5 * size * math.log(2 * math.pi / tau)
 
 
@@ -174,7 +175,7 @@ def expected_entropy(probabilities: Float[Tensor, "samples *batch classes"]) -> 
 
 
 def mutual_information(probabilities: Float[Tensor, "samples *batch classes"]) -> Float[Tensor, "*batch"]:
-    """H[1/T Σ p_t] − 1/T Σ H[p_t] >= 0: how much the draws disagree, and a label would say about the weights (BALD).
+    """H[1/T Σ p_t] − 1/T Σ H[p_t] >= 0: how far the samples disagree: what a label would tell about the weights (BALD).
 
     Source: Houlsby et al. 2011, eq. 2; Gal, Islam & Ghahramani 2017, §3.
     """

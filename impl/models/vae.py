@@ -8,7 +8,7 @@ Kingma & Welling 2013, arXiv:1312.6114; importance-weighted bound: Burda, Grosse
     L_k(x) = E[log 1/k Σ_i p(x, z_i) / q(z_i|x)]                                          (Burda et al., eq. 8)
 
 Convention: networks give log σ² ("logvar"); log p(x|z) and D_KL are sums over dimensions, the batch is averaged; the
-bounds are to be maximised; `forward` in eval mode decodes the posterior mean, while the bounds draw in every mode.
+bounds are to be maximised; `forward` in eval mode decodes the posterior mean, while the bounds sample in every mode.
 """
 
 import math
@@ -18,10 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from ..layers.checks import check_not_negative, check_sizes
+from ..layers.numerics import softplus
+
+Data = Float[Tensor, "batch features *space"]
+Latent = Float[Tensor, "batch latent"]
+Latents = Float[Tensor, "*batch latent"]
+Gaussian = tuple[Latent, Latent]  # μ and log σ²
+
 
 def gaussian_kl(
-    mu: Float[Tensor, "*batch latent"],
-    logvar: Float[Tensor, "*batch latent"],
+    mu: Latents,
+    logvar: Latents,
     reduction: str = "none",
     prior: tuple[Float[Tensor, "*#batch latent"], Float[Tensor, "*#batch latent"]] | None = None,
 ) -> Float[Tensor, "..."]:
@@ -29,8 +37,8 @@ def gaussian_kl(
 
     Args:
         mu, logvar: μ and log σ².
-        reduction: "none" for one number a latent dimension, "sum" for their total, "batchmean" for total / batch size.
-        prior: μ and log σ² of another Gaussian; N(0, I) if not given.
+        reduction: "none" for one value per latent dimension, "sum" for their total, "batchmean" for total / batch size.
+        prior: μ and log σ² of another Gaussian; None stands for N(0, I).
 
     Raises:
         ValueError: μ and log σ² of different shapes, or another reduction.
@@ -47,7 +55,7 @@ def gaussian_kl(
     divergence = 0.5 * (mu.square() + (logvar.expm1() - logvar))  # expm1: σ² − 1 without cancellation near σ = 1
     if reduction == "none":
         return divergence
-    return divergence.sum() if reduction == "sum" else divergence.sum() / len(divergence)
+    return divergence.sum() if reduction == "sum" else divergence.sum() / divergence.shape[0]
 
 
 def log_normal(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -55,13 +63,22 @@ def log_normal(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (math.log(2 * math.pi) + logvar + (x - mu).square() * (-logvar).exp())
 
 
+def sample_gaussian(
+    mu: Latents, logvar: Latents, samples: int, generator: Generator | None
+) -> Float[Tensor, "samples *batch latent"]:
+    """z = μ + σ ⊙ ε: samples of N(μ, σ²), with a gradient to μ and log σ².
+
+    Source: Kingma & Welling 2013, §2.4.
+    """
+    check_sizes(samples=samples)
+    noise = torch.randn(samples, *mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
+    return mu + (0.5 * logvar).exp() * noise
+
+
 def log_likelihood(
-    decoder: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "batch features *space"],
-    z: Float[Tensor, "*samples batch latent"],
-    likelihood: str,
+    decoder: Callable[[Tensor], Tensor], x: Data, z: Float[Tensor, "*samples batch latent"], likelihood: str
 ) -> Float[Tensor, "*samples batch"]:
-    """log p(x|z) as the decoder's output says, summed over the dimensions of x.
+    """log p(x|z) under the distribution that the decoder returns, summed over the dimensions of x.
 
     Args:
         decoder: (samples·B, latent) → outputs as `VAE` describes them.
@@ -80,10 +97,23 @@ def log_likelihood(
         raise ValueError(f"expected the decoder to give the data's shape {tuple(x.shape[1:])}, got {found}")
     if likelihood == "bernoulli":
         # x log y + (1 − x) log(1 − y) at y = sigmoid(logit), without overflow
-        log_p = x * output - torch.logaddexp(output, output.new_zeros(()))
+        log_p = x * output - softplus(output)
     else:
         log_p = log_normal(x, *parameters)
     return log_p.flatten(dim).sum(-1)
+
+
+def reduce_bound(bound: Float[Tensor, " batch"], reduction: str) -> Float[Tensor, "..."]:
+    """The mean over the batch for "mean", the bound of each sample for "none"."""
+    if reduction not in ("none", "mean"):
+        raise ValueError(f"expected reduction 'none' or 'mean', got {reduction!r}")
+    return bound.mean() if reduction == "mean" else bound
+
+
+def check_likelihood(likelihood: str) -> None:
+    """One of the two distributions of the data."""
+    if likelihood not in ("bernoulli", "gaussian"):
+        raise ValueError(f"expected likelihood 'bernoulli' or 'gaussian', got {likelihood!r}")
 
 
 class VAE(nn.Module):
@@ -104,100 +134,68 @@ class VAE(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, likelihood: str = "bernoulli"):
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"expected latent_dim >= 1, got {latent_dim}")
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"expected likelihood 'bernoulli' or 'gaussian', got {likelihood!r}")
+        check_sizes(latent_dim=latent_dim)
+        check_likelihood(likelihood)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
         self.likelihood = likelihood
 
-    def forward(
-        self, x: Float[Tensor, "batch features *space"], generator: Generator | None = None
-    ) -> tuple[Float[Tensor, "batch features *space"], Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
-        """Reconstruction, μ and log σ²; of a draw of z in training, of the posterior mean z = μ in evaluation."""
+    def forward(self, x: Data, generator: Generator | None = None) -> tuple[Data, Latent, Latent]:
+        """Reconstruction, μ and log σ²; from a sample of z in training, from the posterior mean z = μ in evaluation."""
         mu, logvar = self.encode(x)
         z = self.reparameterize(mu, logvar, generator) if self.training else mu
         return self.decode(z), mu, logvar
 
-    def encode(
-        self, x: Float[Tensor, "batch features *space"]
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+    def encode(self, x: Data) -> Gaussian:
         """μ and log σ² of q(z|x)."""
         output = self.encoder(x)
-        if output.shape != (len(x), 2 * self.latent_dim):
+        if output.shape != (x.shape[0], 2 * self.latent_dim):
             raise ValueError(f"expected {(len(x), 2 * self.latent_dim)} from the encoder, got {tuple(output.shape)}")
         mu, logvar = output.chunk(2, dim=1)
         return mu, logvar
 
     @staticmethod
-    def reparameterize(
-        mu: Float[Tensor, "*batch latent"], logvar: Float[Tensor, "*batch latent"], generator: Generator | None = None
-    ) -> Float[Tensor, "*batch latent"]:
-        """z = μ + σ ⊙ ε: a draw from N(μ, σ²) with a gradient to μ and log σ²."""
-        noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
-        return mu + (0.5 * logvar).exp() * noise
+    def reparameterize(mu: Latents, logvar: Latents, generator: Generator | None = None) -> Latents:
+        """z = μ + σ ⊙ ε: a sample of N(μ, σ²) with a gradient to μ and log σ²."""
+        return sample_gaussian(mu, logvar, 1, generator)[0]
 
-    def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch features *space"]:
+    def decode(self, z: Latent) -> Data:
         """The mean of p(x|z)."""
         output = self.decoder(z)
         return output.sigmoid() if self.likelihood == "bernoulli" else output.chunk(2, dim=1)[0]
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n features *space"]:
-        """The means of p(x|z) for n draws of z from the prior N(0, I)."""
-        if n < 1:
-            raise ValueError(f"expected n >= 1, got {n}")
+        """The means of p(x|z) for n samples of z from the prior N(0, I)."""
+        check_sizes(n=n)
         like = next(self.parameters(), torch.empty(0))
         return self.decode(torch.randn(n, self.latent_dim, generator=generator, dtype=like.dtype, device=like.device))
 
-    def log_likelihood(
-        self, x: Float[Tensor, "batch features *space"], z: Float[Tensor, "*samples batch latent"]
-    ) -> Float[Tensor, "*samples batch"]:
+    def log_likelihood(self, x: Data, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """log p(x|z), summed over the dimensions of x, for one z a sample or several."""
         return log_likelihood(self.decoder, x, z, self.likelihood)
 
     def elbo(
-        self,
-        x: Float[Tensor, "batch features *space"],
-        beta: float = 1.0,
-        samples: int = 1,
-        reduction: str = "mean",
-        generator: Generator | None = None,
+        self, x: Data, beta: float = 1.0, samples: int = 1, reduction: str = "mean", generator: Generator | None = None
     ) -> Float[Tensor, "..."]:
         """Estimates L(x) with draws of z in the likelihood and the closed form of D_KL (eq. 7, 10).
 
         Args:
-            beta: weight of D_KL (Higgins et al. 2017).
-            samples: draws of z for each x.
+            beta: weight of D_KL (Higgins et al. 2017), at least 0.
+            samples: samples of z for each x.
             reduction: "mean" over the batch, or "none": shape (B,).
         """
-        mu, logvar, z = self._draw(x, samples, reduction, generator)
-        if beta < 0:
-            raise ValueError(f"expected beta >= 0, got {beta}")
-        bound = self.log_likelihood(x, z).mean(0) - beta * gaussian_kl(mu, logvar).sum(-1)
-        return bound.mean() if reduction == "mean" else bound
+        check_not_negative(beta=beta)
+        mu, logvar = self.encode(x)
+        z = sample_gaussian(mu, logvar, samples, generator)
+        return reduce_bound(self.log_likelihood(x, z).mean(0) - beta * gaussian_kl(mu, logvar).sum(-1), reduction)
 
     def importance_bound(
-        self,
-        x: Float[Tensor, "batch features *space"],
-        samples: int,
-        reduction: str = "mean",
-        generator: Generator | None = None,
+        self, x: Data, samples: int, reduction: str = "mean", generator: Generator | None = None
     ) -> Float[Tensor, "..."]:
         """Estimates L_k(x), k = samples: tighter than L(x), and log p(x) in the limit; arguments as in `elbo`."""
-        mu, logvar, z = self._draw(x, samples, reduction, generator)
+        mu, logvar = self.encode(x)
+        z = sample_gaussian(mu, logvar, samples, generator)
         log_ratio = log_normal(z, torch.zeros_like(z), torch.zeros_like(z)) - log_normal(z, mu, logvar)  # p(z) / q(z|x)
         log_weight = self.log_likelihood(x, z) + log_ratio.sum(-1)
-        bound = log_weight.logsumexp(0) - math.log(samples)
-        return bound.mean() if reduction == "mean" else bound
-
-    def _draw(self, x, samples, reduction, generator):
-        """μ, log σ² and `samples` draws of z from q(z|x)."""
-        if samples < 1:
-            raise ValueError(f"expected samples >= 1, got {samples}")
-        if reduction not in ("none", "mean"):
-            raise ValueError(f"expected reduction 'none' or 'mean', got {reduction!r}")
-        mu, logvar = self.encode(x)
-        shape = (samples, *mu.shape)
-        return mu, logvar, self.reparameterize(mu.expand(shape), logvar.expand(shape), generator)
+        return reduce_bound(log_weight.logsumexp(0) - math.log(samples), reduction)
