@@ -46,7 +46,7 @@ def script(*shapes, steps: int = STEPS, dtype=torch.float64, seed: int = 1) -> l
 
 
 def drive(optimizer, params, gradients) -> None:
-    """One step for every row of `gradients`; None stands for a parameter without a gradient."""
+    """One step for every row of `gradients`; None means a parameter without a gradient."""
     for row in gradients:
         for parameter, gradient in zip(params, row, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
@@ -435,17 +435,17 @@ def learning_rate_may_be_a_tensor(build) -> None:
     for shape in ((), (1,)):
         params, expected, gradients = parameters(), parameters(), script()
         rate = torch.full(shape, 2.0 * lr, dtype=torch.float64)
-        optimizer, numbers = build([{"params": params, "lr": rate}]), build([{"params": expected, "lr": 2.0 * lr}])
-        schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)) for o in (optimizer, numbers)]
+        optimizer, plain = build([{"params": params, "lr": rate}]), build([{"params": expected, "lr": 2.0 * lr}])
+        schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)) for o in (optimizer, plain)]
         for row in gradients[:3]:
             drive(optimizer, params, [row])
-            drive(numbers, expected, [row])
+            drive(plain, expected, [row])
             for scheduler in schedulers:
                 scheduler.step()
         optimizer.param_groups[0]["lr"].fill_(0.5 * lr)
-        numbers.param_groups[0]["lr"] = 0.5 * lr
+        plain.param_groups[0]["lr"] = 0.5 * lr
         drive(optimizer, params, gradients[3:])
-        drive(numbers, expected, gradients[3:])
+        drive(plain, expected, gradients[3:])
         for a, b in zip(params, expected):
             laws.assert_close(a.detach(), b.detach(), what=f"parameter under a learning rate of shape {shape}")
 
@@ -470,7 +470,7 @@ def loads_an_older_state(build) -> None:
     _same(resumed, params, "parameter after loading an older state")
 
 
-# ---------------------------------------------------------------------------------------------- beside torch.optim
+# ---------------------------------------------------------------------------------------------- next to torch.optim
 
 
 def agrees_with_torch(build, library, steps: int) -> None:

@@ -5,7 +5,7 @@ Duchi, Hazan & Singer 2011, JMLR 12, figure 1 with diagonal matrices:
     s_t = s_{t−1} + g_t²                      the sum of all squares: nothing is forgotten
     θ_t = θ_{t−1} − η_t g_t / (√s_t + δ)      η_t = η / (1 + (t − 1)·lr_decay)
 
-Convention: as in torch.optim, δ (`eps`) stands outside the root; s_0 is `initial_accumulator_value`, in the paper 0; a
+Convention: as in torch.optim, δ (`eps`) is outside the root; s_0 is `initial_accumulator_value`, in the paper 0; a
 weight decay λ is an L2 penalty, λθ_{t−1} being part of g_t; lr_decay is no part of the paper, where η is constant.
 """
 

@@ -8,7 +8,7 @@ Graves 2013, arXiv:1308.0850, eq. 38-45.
     b_t = μ b_{t−1} + g_t / d_t
     θ_t = θ_{t−1} − η b_t
 
-Convention: as in torch.optim, ε stands outside the root (Graves and TensorFlow have it inside), η outside the buffer b
+Convention: as in torch.optim, ε is outside the root (Graves and TensorFlow have it inside), η outside the buffer b
 (Graves inside, which differs when η changes), v_0 = 0 without a correction of its bias, and a weight decay λ is an L2
 penalty, λθ_{t−1} being part of g_t.
 """

@@ -35,7 +35,7 @@ def test_rare_features_are_learned_from_few_examples():
     The mean over 24 tasks of 1500 rows and 300 features, each method at its best of three rates.
 
     Measured: 0.010 to 0.014 below SGD (4 seeds); with one rate for all features, from the length of the whole
-    gradients, 0.007 to 0.009 above it. The threshold stands at 0.003 below.
+    gradients, 0.007 to 0.009 above it. The threshold is at 0.003 below.
 
     Source: Duchi, Hazan & Singer 2011, section 1.3: for features with heavy tails the regret is smaller than that of
     methods that know no geometry; section 6.1: sparse text.
@@ -55,7 +55,7 @@ def test_the_unit_of_the_loss_does_not_matter():
     """Digits with the loss multiplied by 1/1000, 1 and 1000: the same accuracy, at one learning rate.
 
     Measured: 0.95 to 0.97 at all three (3 seeds); SGD at its best rate 0.11 to 0.15, 0.92 to 0.96 and 0.09 to 0.12.
-    The threshold stands at 0.9.
+    The threshold is at 0.9.
 
     Source: Duchi, Hazan & Singer 2011, section 1: the learning rate is found from the data, where gradient descent
     needs it set to the size of the gradients.

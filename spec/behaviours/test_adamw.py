@@ -14,7 +14,7 @@ def test_noisy_and_quiet_weights_decay_alike():
     """Under pure noise of scale 10 and 0.1 both weights shrink to about e^−0.5 = 0.61: lr·λ = 1e-3, 500 steps.
 
     Measured: both between 0.57 and 0.64 right (6 seeds); with λθ inside the gradient the noisy weight stays above 0.91
-    and the quiet one ends at 0.56. The threshold stands at 0.75.
+    and the quiet one ends at 0.56. The threshold is at 0.75.
 
     Source: Loshchilov & Hutter 2017, section 3 and proposition 3: L2 regularization in Adam shrinks weights with large
     gradients less, decoupled decay all at the same rate.

@@ -37,7 +37,7 @@ def test_it_learns_under_a_strong_decay():
     """Digits at η = 1e-3 and λ = 1: the network learns.
 
     Measured: accuracy 0.86 to 0.89 after 150 steps (5 seeds); with λθ inside of the sign 0.09 to 0.15, as most
-    gradients are smaller than λθ. The threshold stands at 0.6.
+    gradients are smaller than λθ. The threshold is at 0.6.
 
     Source: Chen et al. 2023, section 5: λ 3 to 10 times that of AdamW keeps the strength η·λ of the decay.
     """
@@ -71,7 +71,7 @@ def test_every_weight_goes_on_moving_by_the_learning_rate():
     """On the digits the root mean square of a step stays near η, while Adam's falls to about half.
 
     Measured in units of η after 150 steps: 0.93 to 0.94, the rest being weights that no gradient has reached; AdamW
-    0.48 to 0.51 (3 seeds). The threshold stands at 0.8.
+    0.48 to 0.51 (3 seeds). The threshold is at 0.8.
 
     Source: Chen et al. 2023, section 3.2: the sign makes the update's norm larger than that of other optimizers, so
     that a smaller learning rate is due.

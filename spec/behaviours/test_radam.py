@@ -27,7 +27,7 @@ def train(net, optimizer, steps):
 def test_a_large_learning_rate_needs_no_warm_up():
     """Six hidden layers on the digits at a learning rate of 0.05 from the first step on: RAdam trains.
 
-    Measured: accuracy 0.86 to 0.92 after 150 steps, Adam 0.09 to 0.62 (5 seeds each). The threshold stands at 0.75.
+    Measured: accuracy 0.86 to 0.92 after 150 steps, Adam 0.09 to 0.62 (5 seeds each). The threshold is at 0.75.
 
     Source: Liu et al. 2019, section 5.1, robustness to a change of the learning rate; without warm-up Adam's first,
     badly informed steps spoil the weights (section 3.1).
@@ -44,7 +44,7 @@ def test_the_first_steps_are_small():
     """Ten steps on the digits leave the weights within a fraction of the learning rate of where they were.
 
     Measured, root mean square over the weights in units of η = 0.01: 0.004 after five steps, 0.10 after ten; Adam 2.4
-    and 3.8 to 4.0 (2 seeds). The thresholds stand at 0.05 and 0.5.
+    and 3.8 to 4.0 (2 seeds). The thresholds are at 0.05 and 0.5.
 
     Source: Liu et al. 2019, section 3.1 and figure 2: within ten updates without warm-up Adam distorts the gradients'
     distribution; while the variance of the adaptive rate is intractable RAdam does not use it.

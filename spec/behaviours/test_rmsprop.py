@@ -15,17 +15,17 @@ def test_gradients_that_cancel_over_mini_batches_leave_a_weight_where_it_is():
     """Nine mini-batches with gradient +0.1 and a tenth with −0.9, again and again: the weight stays about where it is.
 
     Measured: with α = 0.99 a round of ten moves it by 0.07 to 0.18 of one step η in the 90 rounds after the first ten;
-    the sign alone (α = 0, rprop's rule) by 8 steps a round. The threshold stands at half a step.
+    the sign alone (α = 0, rprop's rule) by 8 steps a round. The threshold is at half a step.
 
     Source: Tieleman & Hinton 2012, lecture 6.5, why rprop does not work with mini-batches: the lecture's own example.
     """
     theta = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = RMSprop([theta], lr=0.01, alpha=0.99)
-    places = []
+    points = []
     for _ in range(100):
-        places.append(theta.item())
+        points.append(theta.item())
         drive(optimizer, [theta], [[torch.tensor([g], dtype=torch.float64)] for g in [0.1] * 9 + [-0.9]])
-    worst = max(abs(b - a) for a, b in zip(places[10:], places[11:])) / 0.01
+    worst = max(abs(b - a) for a, b in zip(points[10:], points[11:])) / 0.01
     assert worst < 0.5, f"expected at most half a step a round, found {worst:.3f}"
 
 
@@ -33,7 +33,7 @@ def test_a_moving_target_is_followed():
     """A noisy target jumps from 1 to −1 after 2000 steps; 1000 later RMSprop is there, and AdaGrad on its way.
 
     Measured: mean distance 0.02 to 0.05 for RMSprop, 1.31 to 1.32 for AdaGrad at the same rate (6 seeds). The
-    threshold stands at 0.2.
+    threshold is at 0.2.
 
     Source: Tieleman & Hinton 2012, lecture 6.5: a moving average forgets; AdaGrad's sum (Duchi et al. 2011) does not.
     """
@@ -51,7 +51,7 @@ def test_layers_with_vanishing_gradients_learn():
     """Four sigmoid layers on the digits: their gradients differ by orders of magnitude, and RMSprop trains them all.
 
     Measured: accuracy 0.60 to 0.86 after 250 steps (6 seeds); gradient descent is at chance, 0.12 at most, after 400 at
-    every rate of 0.03, 0.1, 0.3, 1, 3 and 10, with momentum too (3 seeds). The threshold stands at 0.35.
+    every rate of 0.03, 0.1, 0.3, 1, 3 and 10, with momentum too (3 seeds). The threshold is at 0.35.
 
     Source: Tieleman & Hinton 2012, lecture 6.5: the magnitude of the gradient can be very different for different
     weights, which makes it hard to choose a single global learning rate.

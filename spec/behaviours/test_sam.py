@@ -53,7 +53,7 @@ def test_it_finds_flatter_minima():
     """600 digits, 300 steps: the Hessian's largest eigenvalue with ρ = 0.2 is well below that of plain SGD.
 
     Measured, 4 seeds: 0.38 to 0.62 against 1.08 to 1.89, ratios 0.32 to 0.42; with the perturbation downhill 1.7 to
-    4.8, ratios 0.9 to 4.4. The threshold stands at 0.65.
+    4.8, ratios 0.9 to 4.4. The threshold is at 0.65.
 
     Source: Foret et al. 2020, §4.2, figure 3: the spectrum of the Hessian at the minima found.
     """
@@ -68,7 +68,7 @@ def test_it_resists_label_noise():
     """600 digits, 40 % of them with random labels, 600 steps: ρ = 0.5 keeps the test accuracy that SGD loses.
 
     Measured, 4 seeds: 0.83 to 0.87 against 0.65 to 0.70; with the perturbation downhill 0.33 to 0.49. The threshold
-    stands 8 points above SGD, where the smallest gain was 13.6.
+    is 8 points above SGD, where the smallest gain was 13.6.
 
     Source: Foret et al. 2020, §3.3, table 4: SAM is robust to label noise, with a larger ρ than on clean labels.
     """

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.item("adamw")
 def test_parameters_and_state_after_scripted_gradients(steps, amsgrad):
     """After 1 and after 6 scripted gradients parameters and moments are those of two other libraries.
 
-    Gradients of 1e-5 to 5 that change sign, λ = 0.1, ε = 0.01: wrong decay, wrong place of ε and wrong correction part
-    from the right values within two steps, where a run on a parabola ends at the same optimum.
+    Gradients of 1e-5 to 5 that change sign, λ = 0.1, ε = 0.01: a wrong decay, position of ε or correction
+    differs from the right values within two steps, where a run on a parabola ends at the same optimum.
 
     Source: Loshchilov & Hutter 2017, algorithm 2; with amsgrad Reddi, Kale & Kumar 2018, algorithm 2.
     Convention: lr·weight_decay; the maximum over the uncorrected v.

@@ -48,7 +48,7 @@ def test_over_adamw_after_scripted_gradients(steps):
 def test_share_of_the_variance_that_is_left():
     """On ½(x − c)², c ~ N(0, 1), Lookahead has 0.443, 0.340, 0.730 of SGD's variance at (γ, k, α) of three settings.
 
-    Each coordinate meets one draw of c = 1 at a step of its own; the variance is the sum of the squared responses.
+    Each coordinate has one sample of c = 1 at a step of its own; the variance is the sum of the squared responses.
 
     Source: Zhang et al. 2019, proposition 2.
     """
@@ -58,7 +58,7 @@ def test_share_of_the_variance_that_is_left():
         steps = 70 * int(k)
         theta = nn.Parameter(torch.zeros(steps, dtype=torch.float64))
         optimizer = Lookahead(torch.optim.SGD([theta], lr=gamma), k=int(k), alpha=alpha)
-        for draw in torch.eye(steps, dtype=torch.float64):
-            drive(optimizer, [theta], [[theta.detach() - draw]])
+        for c in torch.eye(steps, dtype=torch.float64):
+            drive(optimizer, [theta], [[theta.detach() - c]])
         ratios.append(theta.detach().square().sum() * (1 - (1 - gamma) ** 2) / gamma**2)
     golden.check("ratios", torch.stack(ratios))

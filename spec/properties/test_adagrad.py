@@ -129,7 +129,7 @@ def test_no_step_is_longer_than_the_learning_rate(gradients):
 
 
 def test_a_gradient_of_the_size_of_eps_moves_half_as_far():
-    """|g| = δ gives a first step of η/2: δ stands outside the root.
+    """|g| = δ gives a first step of η/2: δ is outside the root.
 
     Source: Duchi, Hazan & Singer 2011, figure 1: H = δI + diag(s), s the root.  Convention: inside the root, as in
     optax, the step would be η/√(1 + 1/δ) = 0.0995 η for δ = 0.01.
@@ -259,7 +259,7 @@ def test_on_axes_it_is_the_full_matrix_method():
 
 @given(gradients=gradient_sequences())
 def test_the_state_is_the_sum_of_squares(gradients):
-    """The state is sum = s_0 + Σ g², one element for each parameter, and beside it a count at most.
+    """The state is sum = s_0 + Σ g², one element for each parameter, and next to it a count at most.
 
     Source: Duchi, Hazan & Singer 2011, figure 1.  Convention: names of torch.optim.Adagrad's state.
     """

@@ -254,7 +254,7 @@ def test_the_state_is_the_moments(gradients):
 
 @pytest.mark.parametrize(("amsgrad", "tensors"), [(False, 2), (True, 3)])
 def test_the_state_is_two_tensors_a_parameter(amsgrad, tensors):
-    """The state holds two elements for each parameter, three with AMSGrad, and beside them counts at most.
+    """The state holds two elements for each parameter, three with AMSGrad, and next to them counts at most.
 
     Source: Loshchilov & Hutter 2017, algorithm 2, line 3: first and second moment; Reddi et al. 2018: v̂ next to v.
     """

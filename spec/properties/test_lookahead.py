@@ -109,7 +109,7 @@ def test_the_inner_optimizer_runs_on_undisturbed(base):
 @over_each_base
 @pytest.mark.parametrize("k", [1, 4])
 def test_with_alpha_one_it_is_the_inner_optimizer(base, k):
-    """α = 1: nothing is held back, and the run is the inner optimizer's, bit for bit.
+    """With α = 1 nothing is held back, and the run is bitwise equal to the inner optimizer's.
 
     Source: Zhang et al. 2019, algorithm 1: φ_t = θ_{t,k}.
     """
@@ -121,7 +121,7 @@ def test_with_alpha_one_it_is_the_inner_optimizer(base, k):
 
 
 def test_with_alpha_zero_every_cycle_ends_where_it_began():
-    """α = 0: φ never moves, and after every k steps θ is back at φ_0, bit for bit; between them it moves.
+    """With α = 0 φ never moves, and after every k steps θ is back at exactly φ_0; between them it moves.
 
     Source: Zhang et al. 2019, algorithm 1: φ_t = φ_{t−1}.
     """
@@ -211,8 +211,8 @@ def test_a_cycle_on_a_quadratic_contracts(h, lr, k, alpha):
 def test_variance_on_a_noisy_quadratic(gamma, k, alpha):
     """V_LA = α²(1−q^2k) / (α²(1−q^2k) + 2α(1−α)(1−q^k)) · V_SGD, V_SGD = γ²a²σ²/(1−q²), with q = 1 − γa.
 
-    The loss is ½a(x − c)², c ~ N(0, σ²) drawn anew at each step. θ is linear in the draws, so each coordinate meets one
-    draw of c = 1 at a step of its own, and V = σ² Σ θ_i²: the law itself, without sampling.
+    The loss is ½a(x − c)², c ~ N(0, σ²) sampled anew at each step. θ is linear in the samples, so each coordinate has
+    one sample of c = 1 at a step of its own, and V = σ² Σ θ_i²: the law itself, without sampling.
 
     Source: Zhang et al. 2019, proposition 2.
     """
@@ -220,8 +220,7 @@ def test_variance_on_a_noisy_quadratic(gamma, k, alpha):
     steps = cycles * k
     theta = nn.Parameter(torch.zeros(steps, dtype=torch.float64))
     optimizer = Lookahead(torch.optim.SGD([theta], lr=gamma), k=k, alpha=alpha)
-    draws = torch.eye(steps, dtype=torch.float64)
-    for c in draws:
+    for c in torch.eye(steps, dtype=torch.float64):
         drive(optimizer, [theta], [[a * (theta.detach() - c)]])
     q = 1 - gamma * a
     sgd = gamma**2 * a**2 * sigma**2 / (1 - q**2)
@@ -273,7 +272,7 @@ def test_no_gradient_no_change():
     drive(optimizer, params, [[row[0], None] for row in gradients])
     laws.assert_same(params[1].detach(), before[1], what="a parameter without a gradient")
     laws.assert_same(slow(optimizer, params[1]), before[1], what="its slow weights")
-    laws.assert_differs(params[0].detach(), before[0], by=0.01, what="the parameter beside it")
+    laws.assert_differs(params[0].detach(), before[0], by=0.01, what="the other parameter")
     params = parameters()
     optimizer = Lookahead(BASES["AdamW"](params), k=2, alpha=0.3)
     for _ in range(5):
@@ -283,18 +282,18 @@ def test_no_gradient_no_change():
     assert not optimizer.base_optimizer.state, "expected no state of the inner optimizer"
 
 
-def test_a_resting_parameter_is_pulled_back_too():
-    """A weight whose gradient is missing at step k is synchronized all the same, and then rests at φ.
+def test_a_parameter_without_gradient_is_pulled_back_too():
+    """A weight whose gradient is missing at step k is synchronized all the same, and then stays at φ.
 
     Source: Zhang et al. 2019, algorithm 1, line 7, which is about all of θ: an expert that was used early in a cycle
     and not at its last step would otherwise keep its steps whole.  Convention: not skipped, as in timm; skipped in
     pytorch_optimizer.
     """
-    theta, resting = parameter(), parameter([1.0, 2.0])
-    optimizer = Lookahead(torch.optim.SGD([theta, resting], lr=0.1), k=3, alpha=0.25)
+    theta, idle = parameter(), parameter([1.0, 2.0])
+    optimizer = Lookahead(torch.optim.SGD([theta, idle], lr=0.1), k=3, alpha=0.25)
     gradient, other = torch.tensor([4.0, -8.0], dtype=torch.float64), many_gradients(6)
-    drive(optimizer, [theta, resting], [[other[0], gradient]] + [[g, None] for g in other[1:]])
-    laws.assert_close(resting.detach(), torch.tensor([1.0 - 0.1, 2.0 + 0.2], dtype=torch.float64))
+    drive(optimizer, [theta, idle], [[other[0], gradient]] + [[g, None] for g in other[1:]])
+    laws.assert_close(idle.detach(), torch.tensor([1.0 - 0.1, 2.0 + 0.2], dtype=torch.float64))
 
 
 def test_groups_have_their_own_period_and_step():
@@ -422,15 +421,15 @@ def test_a_loaded_state_has_its_own_slow_weights():
 
     Source: a state that is shared would be synchronized twice.
     """
-    params, twins, gradients = parameters(), parameters(), script(steps=6)
-    optimizer, twin = (Lookahead(BASES["SGD"](p), k=3, alpha=0.3) for p in (params, twins))
-    twin.load_state_dict(optimizer.state_dict())
+    params, others, gradients = parameters(), parameters(), script(steps=6)
+    optimizer, other = (Lookahead(BASES["SGD"](p), k=3, alpha=0.3) for p in (params, others))
+    other.load_state_dict(optimizer.state_dict())
     drive(optimizer, params, gradients)
-    for a, b in zip(twins, parameters()):
-        laws.assert_same(slow(twin, a), b.detach(), what="slow weights of the twin while the other steps")
-    drive(twin, twins, gradients)
-    for a, b in zip(twins, params):
-        laws.assert_same(a.detach(), b.detach(), what="parameter of the twin")
+    for a, b in zip(others, parameters()):
+        laws.assert_same(slow(other, a), b.detach(), what="loaded slow weights while the first optimizer steps")
+    drive(other, others, gradients)
+    for a, b in zip(others, params):
+        laws.assert_same(a.detach(), b.detach(), what="parameter of the second optimizer")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -451,7 +450,7 @@ def test_a_loaded_state_takes_the_dtype_of_the_parameters(dtype):
 
 
 def test_it_costs_one_tensor_a_parameter():
-    """Beside the inner optimizer's state there is one number for each parameter, before, within and after a cycle.
+    """Lookahead's own state is one element for each parameter, before, within and after a cycle.
 
     Source: Zhang et al. 2019, §2: memory for one more copy of the weights.
     """
@@ -461,4 +460,4 @@ def test_it_costs_one_tensor_a_parameter():
         if row is not None:
             drive(optimizer, params, [row])
         held = [sum(t.numel() for t in optimizer.state[p].values()) for p in params]
-        assert held == [35, 11], f"expected 35 and 11 numbers, found {held}"
+        assert held == [35, 11], f"expected 35 and 11 elements, found {held}"

@@ -203,7 +203,7 @@ def test_the_variance_of_the_adaptive_rate_is_constant():
     """For normal gradients Var[r_t l_t] is the same at every t ≥ 20, while Var[l_t] falls from 0.031 to 0.0034.
 
     Measured: at β₂ = 0.99 on 8000 coordinates Var[r_t l_t] is 0.0022, 0.0023, 0.0023, 0.0023 at t = 20, 50, 100, 200,
-    the largest over the smallest 1.04 to 1.10 (6 seeds); without the rectification 8.7 to 9.3. The threshold stands at
+    the largest over the smallest 1.04 to 1.10 (6 seeds); without the rectification 8.7 to 9.3. The threshold is at
     1.25, more than six standard deviations of that ratio above its mean.
 
     Source: Liu et al. 2019, section 4.2: rectification holds the variance at Var[ψ(ρ_∞)].
@@ -296,7 +296,7 @@ def test_the_state_is_the_moments(gradients):
     """exp_avg = (1−β₁) Σ β₁^{t−i} g_i and exp_avg_sq = (1−β₂) Σ β₂^{t−i} g_i², from the first step on, uncorrected.
 
     Source: Liu et al. 2019, algorithm 2, lines 5-6: v is collected while it is not used yet.
-    Convention: names and contents of torch.optim.RAdam's state: two tensors, and beside them a count at most.
+    Convention: names and contents of torch.optim.RAdam's state: two tensors, and next to them a count at most.
     """
     _, optimizer = trajectory(gradients, lr=0.1, betas=(0.8, 0.95))
     (state,) = optimizer.state.values()

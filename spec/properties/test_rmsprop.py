@@ -214,7 +214,7 @@ def test_centered_a_spread_of_zero_is_not_rounded_below_zero(dtype, alpha):
     drive(optimizer, [theta], [[gradient]] * 400)
     before = theta.detach().clone()
     drive(optimizer, [theta], [[gradient]])
-    why = "rounding leaves a spread of order 1e-4·g in float32 beside ε = 1"
+    why = "rounding leaves a spread of order 1e-4·g in float32, where ε = 1"
     laws.assert_close((theta.detach() - before) / gradient, torch.full((5,), -1.0, dtype=dtype), rtol=0.01, because=why)
 
 

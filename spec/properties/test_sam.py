@@ -86,7 +86,7 @@ def test_the_step_on_a_quadratic(seed, rho, lr):
 
 @given(seed=seeds(), rho=floats(0.01, 3))
 def test_the_second_gradient_is_taken_at_distance_rho_uphill(seed, rho):
-    """The closure runs twice: at w, and at w + ε̂ with ε̂ = ρ ∇L/‖∇L‖, so ‖ε̂‖ = ρ and ε̂·∇L = ρ‖∇L‖, the most there is.
+    """The closure runs at w and at w + ε̂ with ε̂ = ρ ∇L/‖∇L‖, so that ‖ε̂‖ = ρ and ε̂·∇L = ρ‖∇L‖, the largest possible.
 
     Source: Foret et al. 2020, eq. 2: the maximum of the linear approximation over the ball of radius ρ.
     """
@@ -119,8 +119,8 @@ def test_the_norm_is_that_of_all_groups_together():
         laws.assert_close(b - a, rho / norm * g, what=f"perturbation of a group with rho {rho}")
 
 
-def test_the_weights_come_back_bit_for_bit():
-    """The base optimizer steps from the very bits of w; under a linear loss SAM is the base optimizer, bit for bit.
+def test_the_weights_come_back_exactly():
+    """The base optimizer steps from exactly w: under a linear loss SAM is bitwise equal to the base optimizer.
 
     A perturbation that is taken off again instead leaves w + ε − ε, off by a rounding at almost every weight.
 
@@ -140,7 +140,7 @@ def test_the_weights_come_back_bit_for_bit():
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_with_radius_zero_it_is_the_base_optimizer(adaptive):
-    """ρ = 0: the trajectory is the base optimizer's, bit for bit, under any loss.
+    """With ρ = 0 the trajectory is bitwise equal to the base optimizer's, under any loss.
 
     Source: Foret et al. 2020, eq. 1.
     """
@@ -338,8 +338,8 @@ def test_the_loss_is_that_of_the_weights():
 
 
 @pytest.mark.parametrize("base", [SGD, torch.optim.AdamW])
-def test_who_ascends_looks_for_the_worst_place_below(base):
-    """With `maximize` the perturbation goes downhill: to ascend on L is to descend on −L, bit for bit.
+def test_maximize_perturbs_downhill(base):
+    """With `maximize` the perturbation goes downhill: ascent on L is bitwise equal to descent on −L.
 
     Source: the contract of torch.optim's `maximize`; Foret et al. 2020, eq. 1 for −L.
     """
@@ -413,7 +413,7 @@ def test_adaptive_radius_ignores_the_scale_of_the_weights():
 
 
 def test_two_passes_by_hand_are_the_step():
-    """first_step, a new gradient, second_step: bit for bit what `step` does with a closure.
+    """first_step, a new gradient and second_step are bitwise equal to `step` with a closure.
 
     Source: Foret et al. 2020, algorithm 1.
     """
@@ -432,7 +432,7 @@ def test_two_passes_by_hand_are_the_step():
 
 
 def test_gradients_that_come_and_go():
-    """A parameter without a gradient in the first pass is not perturbed; one without in the second is put back.
+    """A parameter without a gradient in the first pass is not perturbed; one without in the second is restored.
 
     Source: the contract of torch.optim: `grad is None` means absent, not zero.
     """
@@ -453,7 +453,7 @@ def test_gradients_that_come_and_go():
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_group_without_gradients_takes_no_part(adaptive):
-    """A frozen group beside a trained one: the trained one steps as if it were alone.
+    """Next to a frozen group a trained one steps as if it were alone.
 
     Source: the contract of torch.optim's parameter groups.
     """
@@ -521,8 +521,8 @@ def test_frozen_buffers_hide_the_second_pass():
     Source: Foret et al. 2020, algorithm 1 asks the second pass for a gradient only; davda54/sam has bypass_bn.
     """
     net, x = batch_norm_net(), torch.randn(8, 4, generator=seeded(1))
-    twin, plain = copy.deepcopy(net), copy.deepcopy(net)
-    optimizer, other = (SAM(n.parameters(), SGD, rho=0.5, lr=0.1) for n in (net, twin))
+    thawed, plain = copy.deepcopy(net), copy.deepcopy(net)
+    optimizer, other = (SAM(n.parameters(), SGD, rho=0.5, lr=0.1) for n in (net, thawed))
     plain(x)
     net(x).square().sum().backward()
     optimizer.first_step()
@@ -530,10 +530,10 @@ def test_frozen_buffers_hide_the_second_pass():
     with frozen_buffers(net):
         net(x).square().sum().backward()
     optimizer.second_step()
-    other.step(closure_of(other, list(twin.parameters()), lambda params: twin(x).square().sum()))
+    other.step(closure_of(other, list(thawed.parameters()), lambda params: thawed(x).square().sum()))
     for name, buffer in net.named_buffers():
         laws.assert_same(buffer, plain.get_buffer(name), what=name)
-    for p, q in zip(net.parameters(), twin.parameters()):
+    for p, q in zip(net.parameters(), thawed.parameters()):
         laws.assert_same(p.detach(), q.detach(), what="parameter")
 
 
@@ -560,7 +560,7 @@ def test_frozen_buffers_come_back_after_an_error():
 @pytest.mark.parametrize("base", [SGD, torch.optim.AdamW, torch.optim.Adam])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_it_resumes_between_the_passes(base, steps):
-    """Saved at w + ε̂, before the first step or later, and loaded elsewhere, the second pass goes on bit for bit.
+    """A run saved at w + ε̂, before its first step or later, and loaded elsewhere, continues bitwise equal.
 
     Source: the contract of Optimizer.state_dict: all that a step needs, the unperturbed weights too.
     """
@@ -578,18 +578,18 @@ def test_it_resumes_between_the_passes(base, steps):
     resumed = [nn.Parameter(w) for w in saved["weights"]]
     second = SAM(resumed, base, rho=9.0, lr=0.7)
     second.load_state_dict(saved["optimizer"])
-    twins, twin = copy.deepcopy((params, optimizer))
-    for o, ps in ((optimizer, params), (second, resumed), (twin, twins)):
+    copies, copied = copy.deepcopy((params, optimizer))
+    for o, ps in ((optimizer, params), (second, resumed), (copied, copies)):
         closure_of(o, ps)()
         o.second_step()
         o.step(closure_of(o, ps))
-    for a, b, c in zip(params, resumed, twins):
+    for a, b, c in zip(params, resumed, copies):
         laws.assert_same(b.detach(), a.detach(), what="resumed parameter")
         laws.assert_same(c.detach(), a.detach(), what="parameter of a deep copy")
 
 
 def test_between_steps_it_remembers_nothing():
-    """Within a step the state holds the weights, one number each; after it SAM's own state is empty again.
+    """Within a step the state holds the weights, one element each; after it SAM's own state is empty again.
 
     Source: Foret et al. 2020, algorithm 1: w is needed until the step is taken.
     """
