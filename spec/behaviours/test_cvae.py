@@ -70,7 +70,7 @@ def test_samples_are_of_the_class_asked_for():
 
 
 def test_another_class_with_the_same_latents_is_another_digit():
-    """The code of a digit decoded with another class is that class: the class is read from the condition, not from z.
+    """The code of a digit decoded with another class is that class: the class comes from the condition, not from z.
 
     Measured on 3 seeds, 500 unseen digits: 1.000.  With the condition kept from the decoder 0.006 to 0.016, as z then
     says which digit it was.
@@ -139,7 +139,7 @@ def pixel_loss(logits, x):
 
 @cache
 def nats(alpha: float, prior: bool = True, seed: int = 0) -> dict[str, float]:
-    """Of unseen digits, in nats: −L_CVAE, −L_GSNN, −log p by 50 draws, and the loss of the prediction at E[z|x]."""
+    """Of unseen digits, in nats: −L_CVAE, −L_GSNN, −log p by 50 samples, and the loss of the prediction at E[z|x]."""
     cvae, (_, _, given, wanted) = trained_on_quadrants(alpha, prior, seed), quadrants()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -154,11 +154,11 @@ def nats(alpha: float, prior: bool = True, seed: int = 0) -> dict[str, float]:
 
 
 def test_latents_say_more_than_a_deterministic_network():
-    """log p(y|x) by draws from the prior exceeds that of a network of independent outputs: what is open is joint.
+    """log p(y|x) by samples from the prior exceeds that of a network of independent outputs: what is open is joint.
 
     Three quadrants of a digit from one, in nats a digit of 500 unseen.  Measured on 3 seeds: −log p 13.80, 13.87 and
     13.94; the deterministic network 15.10 and 15.19 on 2 seeds, 14.75 at best with 1000 steps.  Without a prior
-    network 14.31 to 14.37; with D_KL from N(0, I) beside a prior network 14.42.
+    network 14.31 to 14.37; with D_KL from N(0, I) and a prior network 14.42.
 
     Source: Sohn, Lee & Yan 2015, §5.1, table 1: negative conditional log-likelihood, the CVAE below the baseline NN.
     """
@@ -173,8 +173,8 @@ def test_latents_say_more_than_a_deterministic_network():
     assert baseline - found["by prior"] > 0.7, f"expected 0.7 nats below {baseline:.2f}, found {found['by prior']:.2f}"
 
 
-def test_draws_of_the_posterior_tell_more_than_draws_of_the_prior():
-    """Of 50 draws importance sampling makes a higher estimate of log p(y|x) than draws of the prior, mostly wasted.
+def test_samples_of_the_posterior_tell_more_than_samples_of_the_prior():
+    """Importance sampling by 50 samples gives a higher estimate of log p(y|x) than 50 of the prior, mostly wasted.
 
     Measured on 3 seeds: 0.24, 0.39 and 0.26 nats higher, and 0.33, 0.36 and 0.33 above L_CVAE.
 
@@ -187,10 +187,10 @@ def test_draws_of_the_posterior_tell_more_than_draws_of_the_prior():
 
 
 def test_the_hybrid_objective_closes_the_gap_between_training_and_test():
-    """Trained with α = ½ draws of the prior serve as well as draws of the posterior; with α = 1 they do not.
+    """Trained with α = ½, samples of the prior serve as well as samples of the posterior; with α = 1 they do not.
 
     In nats a digit of 500 unseen.  Measured on 3 seeds: L_GSNN is 7.1, 7.1 and 6.8 below L_CVAE with α = 1, 0.8 with
-    α = ½; the prediction at E[z|x] is 0.70, 0.76 and 0.75 better.  With the GSNN's draws taken from the posterior the
+    α = ½; the prediction at E[z|x] is 0.70, 0.76 and 0.75 better.  With the GSNN's samples taken from the posterior the
     gap is −2.4, as D_KL is all that is left of it.
 
     Source: Sohn, Lee & Yan 2015, §4.2: the gap between recognition at training and the prior at test.

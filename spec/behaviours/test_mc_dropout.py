@@ -14,10 +14,10 @@ pytestmark = pytest.mark.item("mc-dropout")
 
 
 def test_regression_is_unsure_where_no_data_were():
-    """100 points of a noisy sine on [−2, 2]: the predictive deviation for 5 <= |x| <= 6 is several times that inside.
+    """Far from 100 points of a noisy sine on [−2, 2] the predictive standard deviation is several times that inside.
 
-    Measured, 5 seeds: 3.1 to 4.2 times; with dropout off, or one mask for all passes, there is no deviation at all. The
-    threshold stands at 2.
+    Measured, 5 seeds: 3.1 to 4.2 times; with dropout off, or one mask for all passes, there is no spread at all. The
+    threshold is at 2.
 
     Source: Gal & Ghahramani 2015, §5.1, figure 2: the uncertainty grows away from the data.
     """
@@ -35,7 +35,7 @@ def test_regression_is_unsure_where_no_data_were():
     with torch.no_grad():
         inside, outside = (mc_predict(net, t, 100).variance.sqrt().mean() for t in (x, torch.cat([-ends, ends])))
     assert inside > 0, "expected passes that differ"
-    assert outside > 2 * inside, f"expected twice the deviation inside, found {outside / inside:.2f} of it"
+    assert outside > 2 * inside, f"expected twice the standard deviation inside, found {outside / inside:.2f} of it"
 
 
 @cache
@@ -87,13 +87,13 @@ def test_mistakes_are_unsure():
     assert found > 0.85, f"expected an AUROC above 0.85, found {found:.3f}"
 
 
-def test_draws_disagree_about_noise():
+def test_samples_disagree_about_noise():
     """The mutual information of images of uniform noise exceeds that of digits.
 
     Measured, 5 seeds: AUROC 0.91 to 0.97; about 0.5 with dropout off, or one mask for all passes, as all information
-    is zero then. The threshold stands at 0.8.
+    is zero then. The threshold is at 0.8.
 
-    Source: Gal, Islam & Ghahramani 2017, arXiv:1703.02910, §3: BALD is large where draws disagree.  Digits turned by
+    Source: Gal, Islam & Ghahramani 2017, arXiv:1703.02910, §3: BALD is large where samples disagree.  Digits turned by
     90° are no such case: they look like other digits, and their entropy is lower than the originals'.
     """
     _, _, images, _ = digits()
@@ -102,12 +102,12 @@ def test_draws_disagree_about_noise():
 
 
 def test_it_is_less_sure_of_noise_than_the_network_is():
-    """Averaged over draws the top probability of noise images is lower than the deterministic network's.
+    """Averaged over samples the top probability of noise images is lower than the deterministic network's.
 
     Measured, 5 seeds: 0.48 to 0.62 against 0.63 to 0.76, a gap of 0.139 to 0.158; zero with dropout off. The threshold
     stands at 0.07.
 
-    Source: Gal & Ghahramani 2015, §5.2, figure 4: a softmax extrapolates with confidence, its draws spread.
+    Source: Gal & Ghahramani 2015, §5.2, figure 4: a softmax extrapolates with confidence, its samples spread.
     """
     alone = classifier()(noise()).max(1).values.mean()
     averaged = predict(noise()).mean.max(1).values.mean()

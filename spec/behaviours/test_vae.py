@@ -49,8 +49,8 @@ def test_linear_model_finds_the_principal_components():
     the value of its expectation.  Pixels in [0, 1]; log 16 a pixel brings the bound to grey values.
 
     Measured on 4 seeds: 0.001 to 0.005 nats below the maximum, cosine of the largest principal angle above 0.99999, s²
-    within 0.3 %.  With D_KL reversed 5.3 below, with D_KL averaged over latent dimensions 4.8 above; by draws of z with
-    σ = exp(log σ²) 1.7 above.
+    within 0.3 %.  With D_KL reversed 5.3 below, with D_KL averaged over latent dimensions 4.8 above; by samples of z
+    with σ = exp(log σ²) 1.7 above.
 
     Source: Lucas et al. 2019, arXiv:1911.02469, theorem 1 and §4; Tipping & Bishop 1999, §3.2.
     """
@@ -77,10 +77,10 @@ def test_linear_model_finds_the_principal_components():
     shift = 64 * math.log(16)
     gap = golden["ppca.log_likelihood"].item() - (-loss().item() - shift)
     assert -1e-6 < gap < 0.02, f"expected the maximum within 0.02 nats, found {gap:.4f} below it"
-    # The bound by draws of z says the same: 8 × 1797 draws, a standard error of 0.012.
+    # The bound by samples of z says the same: 8 × 1797 samples, a standard error of 0.012.
     with torch.no_grad():
         drawn = vae.elbo(x, samples=8).item() - shift
-    assert abs(drawn - golden["ppca.log_likelihood"].item()) < 0.06, f"expected the bound by draws there too: {drawn}"
+    assert abs(drawn - golden["ppca.log_likelihood"].item()) < 0.06, f"expected the bound by samples there too: {drawn}"
     components = torch.linalg.eigh(torch.cov(x.T))[1][:, -4:]
     span = torch.linalg.qr(vae.decoder.mean.weight.detach())[0]
     cosine = torch.linalg.svdvals(span.T @ components).min().item()
@@ -112,7 +112,7 @@ def train_on_digits(beta: float = 1.0, steps: int = 600, seed: int = 0):
 
 @torch.no_grad()
 def on_test_digits(vae):
-    """−log p(x|z) and D_KL in nats a digit, by 20 draws of z, worked out beside the code under test."""
+    """−log p(x|z) and D_KL in nats a digit, by 20 samples of z, worked out apart from the code under test."""
     x = digits()[2]
     mu, logvar = vae.encoder(x).chunk(2, dim=1)
     z = mu + (0.5 * logvar).exp() * torch.randn(20, *mu.shape, generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def test_trained_bound_beats_independent_pixels():
     """600 steps bring the bound of unseen digits well above the model without latents, by using some nats of code.
 
     Measured on 3 seeds: 24.57 to 24.65 nats a digit, 2.8 to 2.9 of them D_KL, against 27.06 for independent pixels.
-    With σ = exp(log σ²) 25.34, one ε for the batch 25.56, log σ² cut from the draw 25.80, z cut from the graph 27.12,
+    With σ = exp(log σ²) 25.34, one ε for the batch 25.56, log σ² cut from the sample 25.80, z cut from the graph 27.12,
     the mean over pixels 27.12, D_KL averaged over latent dimensions 30.16, a second sigmoid 80.
 
     Source: Kingma & Welling 2013, §5, figure 2.
@@ -178,10 +178,10 @@ def test_superfluous_latents_are_switched_off():
 
 
 def test_reparameterised_gradient_has_the_lower_variance():
-    """For d/dμ E[z²], z ~ N(μ, 1) at μ = 0 the gradient through the draw has variance 4, the score function's 15.
+    """For d/dμ E[z²], z ~ N(μ, 1) at μ = 0 the gradient through the sample has variance 4, the score function's 15.
 
-    Through the draw it is 2z; the score function gives z² · z, and E[ε⁶] = 15.  100 000 draws, standard errors 0.02 and
-    0.3; limits 5 of them.  Measured on 4 seeds: 3.93 to 4.03 and 14.1 to 15.7; 0 and 0 with one ε for the batch.
+    Through the sample it is 2z; the score function gives z² · z, and E[ε⁶] = 15.  100 000 samples, standard errors
+    0.02 and 0.3; limits 5 of them.  Measured on 4 seeds: 3.93 to 4.03 and 14.1 to 15.7; with one ε for the batch 0, 0.
 
     Source: Kingma & Welling 2013, §2.2: the score-function estimator "exhibits very high variance".
     """
@@ -192,15 +192,15 @@ def test_reparameterised_gradient_has_the_lower_variance():
     log_q = torch.distributions.Normal(mu, 1.0).log_prob(fixed)
     (score,) = torch.autograd.grad((fixed.square() * log_q).sum(), mu)
     low, high = through_draw.var().item(), score.var().item()
-    assert abs(low - 4) < 0.1, f"expected a variance of 4 through the draw, found {low:.3f}"
+    assert abs(low - 4) < 0.1, f"expected a variance of 4 through the sample, found {low:.3f}"
     assert abs(high - 15) < 1.6, f"expected a variance of 15 by the score function, found {high:.2f}"
     assert high > 3 * low, f"expected a ratio above 3, found {high / low:.2f}"
 
 
-def test_many_draws_tell_more_about_the_evidence():
-    """Of a trained model the bound by 50 weighted draws lies above the bound of eq. 3: the posterior is no Gaussian.
+def test_many_samples_tell_more_about_the_evidence():
+    """Of a trained model the bound by 50 weighted samples lies above the bound of eq. 3: the posterior is no Gaussian.
 
-    Measured on 4 seeds: 0.17 to 0.20 nats above; with one draw copied 50 times −0.06 to 0.06.
+    Measured on 4 seeds: 0.17 to 0.20 nats above; with one sample copied 50 times −0.06 to 0.06.
 
     Source: Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519, table 1.
     """

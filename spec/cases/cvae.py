@@ -41,7 +41,7 @@ def linear_cvae(weight, by_condition, bias, variance, prior_weight, prior_bias, 
 
 
 class Bound(nn.Module):
-    """A bound as a function of data and condition, one number a sample, for the laws of modules."""
+    """A bound as a function of data and condition, one value a sample, for the laws of modules."""
 
     def __init__(self, cvae, name: str, **arguments):
         super().__init__()
@@ -54,7 +54,7 @@ class Bound(nn.Module):
 
 
 class Prediction(nn.Module):
-    """The output at the prior's mean, which draws nothing."""
+    """The output at the prior's mean, which samples nothing."""
 
     def __init__(self, cvae):
         super().__init__()
@@ -65,7 +65,7 @@ class Prediction(nn.Module):
 
 
 def perceptrons(prior: bool = True, seed: int = 0):
-    """7 Bernoulli pixels, conditions of 4 numbers, 3 latent dimensions."""
+    """7 Bernoulli pixels, conditions of 4 elements, 3 latent dimensions."""
     reseed(seed)
     encoder = nn.Sequential(nn.Linear(11, 6), nn.Tanh())
     decoder = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 7))
@@ -74,7 +74,7 @@ def perceptrons(prior: bool = True, seed: int = 0):
 
 
 def labelled_images():
-    """Gaussian images (1, 2, 3) that know their class, of 5: one-hot codes stand at every pixel of the encoder."""
+    """Gaussian images (1, 2, 3) that know their class, of 5: one-hot codes are repeated at every pixel."""
     reseed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh())
     decoder = nn.Sequential(nn.Linear(9, 12), nn.Unflatten(1, (2, 2, 3)))
@@ -82,14 +82,14 @@ def labelled_images():
 
 
 def small():
-    """4 Bernoulli pixels, conditions of 3 numbers, 1 latent dimension; few weights, for what is differentiated."""
+    """4 Bernoulli pixels, conditions of 3 elements, 1 latent dimension; few weights, for what is differentiated."""
     reseed(0)
     encoder, decoder = nn.Linear(7, 2), nn.Sequential(nn.Tanh(), nn.Linear(4, 4))
     return ConditionalVAE(Concatenated(encoder), Concatenated(decoder), 1, prior=nn.Linear(3, 2))
 
 
 class Table(nn.Module):
-    """A network that reads integer labels by itself, from a table."""
+    """A network that takes integer labels by itself, from a table."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -187,10 +187,10 @@ _BAD_CONCATENATED = {
 }
 
 _DRAWS = {
-    "deterministic_in_eval": "the bound is an estimate by draws, in evaluation as well",
-    "draws_nothing_in_eval": "the bound is an estimate by draws, in evaluation as well",
-    "keeps_dtype": "the draws of two dtypes differ; spec/properties/test_cvae.py asks for the dtype alone",
-    "from_scratch": "the class that is called stands here; spec/properties/test_cvae.py asks it of the bounds",
+    "deterministic_in_eval": "the bound is an estimate by samples, in evaluation as well",
+    "draws_nothing_in_eval": "the bound is an estimate by samples, in evaluation as well",
+    "keeps_dtype": "the samples of two dtypes differ; spec/properties/test_cvae.py asks for the dtype alone",
+    "from_scratch": "the class that is called is defined here; spec/properties/test_cvae.py asks it of the bounds",
 }
 _WITHOUT_ENCODER = {
     "every_parameter_receives_gradient": "the objective has no recognition network: the encoder gets none, by design"

@@ -18,7 +18,7 @@ from impl.models.mc_dropout import (
 )
 from spec.cases import Bad, Case
 
-DRAWS = "it draws masks in every mode: that is what it is for"
+DRAWS = "it samples masks in every mode: that is what it is for"
 STOCHASTIC = {"deterministic_in_eval": DRAWS, "draws_nothing_in_eval": DRAWS}
 MODES = "it switches the modes of modules, which does not trace: compile the model instead"
 
@@ -119,7 +119,7 @@ CASES = [
         build=moments,
         inputs=lambda: (_random(2, 5),),
         bad=BAD_PREDICTION | BAD_PRECISION,
-        exempt=STOCHASTIC | {"compiles": MODES, "keeps_dtype": "which numbers a mask takes may depend on the dtype"},
+        exempt=STOCHASTIC | {"compiles": MODES, "keeps_dtype": "which values a mask takes may depend on the dtype"},
         is_function=True,
     ),
     Case(

@@ -27,7 +27,7 @@ def linear_vae(weight, bias, variance, shift=0.0, widen=0.0):
 
 
 class Bound(nn.Module):
-    """A bound of a VAE as a function of x, one number a sample, so that the laws of modules can be asked of it."""
+    """A bound of a VAE as a function of x, one value a sample, so that the laws of modules can be asked of it."""
 
     def __init__(self, vae, name: str):
         super().__init__()
@@ -94,11 +94,11 @@ _BAD_KL = {
 }
 
 _BOUND = {
-    "deterministic_in_eval": "the bound is an estimate by draws, in evaluation as well",
-    "draws_nothing_in_eval": "the bound is an estimate by draws, in evaluation as well",
-    "keeps_dtype": "the draws of two dtypes differ; spec/properties/test_vae.py asks for the dtype alone",
-    "works_under_autocast": "the draws of two dtypes differ",
-    "from_scratch": "the class that is called stands here; spec/properties/test_vae.py asks it of the bounds",
+    "deterministic_in_eval": "the bound is an estimate by samples, in evaluation as well",
+    "draws_nothing_in_eval": "the bound is an estimate by samples, in evaluation as well",
+    "keeps_dtype": "the samples of two dtypes differ; spec/properties/test_vae.py asks for the dtype alone",
+    "works_under_autocast": "the samples of two dtypes differ",
+    "from_scratch": "the class that is called is defined here; spec/properties/test_vae.py asks it of the bounds",
 }
 
 CASES = [
@@ -131,7 +131,7 @@ CASES = [
         name="gaussian_kl, with a prior",
         build=lambda: kl_to_prior,
         inputs=lambda: tuple(_random(2, 3, seed=seed) for seed in range(4)),
-        exempt={"from_scratch": "the function that is called stands here; the record without a prior is checked"},
+        exempt={"from_scratch": "the function that is called is defined here; the record without a prior is checked"},
         is_function=True,
     ),
 ]

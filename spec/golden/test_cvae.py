@@ -81,10 +81,10 @@ def test_objectives_of_a_non_linear_model_are_integrals():
 
 
 def test_estimates_reach_their_integrals():
-    """By many draws `elbo`, `gsnn`, `hybrid`, both estimates of log p(y|x) and `predict` give the exact values.
+    """By many samples `elbo`, `gsnn`, `hybrid`, both estimates of log p(y|x) and `predict` give the exact values.
 
-    20 000 draws.  Measured on 5 seeds: at most 0.013 away, predictions 0.0025; of some sample L_CVAE, L_GSNN and
-    log p(y|x) are 0.3 apart, the predictions by draws and at the mean 0.2.
+    20 000 samples.  Measured on 5 seeds: at most 0.013 away, predictions 0.0025; of some data point L_CVAE, L_GSNN and
+    log p(y|x) are 0.3 apart, the predictions by samples and at the mean 0.2.
 
     Source: Sohn, Lee & Yan 2015, eq. 5, §4.1, §4.2.
     """
@@ -105,13 +105,13 @@ def test_estimates_reach_their_integrals():
     expected |= {"hybrid": 0.3 * golden["elbo"] + 0.7 * golden["gsnn"], "predict": golden["predictive"]}
     for name, value in found.items():
         tolerance = 0.01 if name == "predict" else 0.04
-        laws.assert_close(value, expected[name], rtol=0, atol=tolerance, because="20 000 draws", what=name)
+        laws.assert_close(value, expected[name], rtol=0, atol=tolerance, because="20 000 samples", what=name)
 
 
 def test_gradients_are_those_of_the_integrals():
-    """∂L_CVAE/∂weights of encoder, decoder and prior: exact with the expectation by quadrature, near it by draws.
+    """∂L_CVAE/∂weights of encoder, decoder and prior: exact with the expectation by quadrature, near it by samples.
 
-    The mean over the batch; 20 000 draws.  Measured on 5 seeds: at most 0.007 away; with the prior cut from the graph
+    The mean over the batch; 20 000 samples.  Measured on 5 seeds: at most 0.007 away; with the prior cut from the graph
     its weights get 0, which is 0.44 to 0.70 away.
 
     Source: Sohn, Lee & Yan 2015, eq. 5: g_φ(x, y, ε) is differentiated.
@@ -130,11 +130,11 @@ def test_gradients_are_those_of_the_integrals():
                 golden.check(f"gradient.{name}", gradient)
             else:
                 value = golden[f"gradient.{name}"]
-                laws.assert_close(gradient, value, rtol=0, atol=tolerance, because="20 000 draws", what=name)
+                laws.assert_close(gradient, value, rtol=0, atol=tolerance, because="20 000 samples", what=name)
 
 
 def test_linear_model_has_the_likelihood_of_a_gaussian():
-    """log p(y|x) = log N(y; W(Ax + a) + Vx + b, W P Wᵀ + s² I), which every weighted draw of the exact posterior tells.
+    """log p(y|x) = log N(y; W(Ax + a) + Vx + b, W P Wᵀ + s² I), which each weighted sample of the posterior tells.
 
     Source: Sohn, Lee & Yan 2015, §4.1 with linear networks; Bishop 2006, eq. 2.115.
     """

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.item("mc-dropout")
 
 
 def test_entropies():
-    """H of the mean, mean of H and their difference, for draws that agree, disagree, and are certain.
+    """H of the mean, mean of H and their difference, for samples that agree, disagree, and are certain.
 
     Source: Gal, Islam & Ghahramani 2017, arXiv:1703.02910, §3; Houlsby et al. 2011, eq. 2.
     """

@@ -72,9 +72,9 @@ def test_bound_and_evidence_of_a_non_linear_model():
 
 
 def test_estimates_reach_the_bound_and_the_evidence():
-    """The mean of `elbo` is L(x), and the importance-weighted bound with many draws is log p(x).
+    """The mean of `elbo` is L(x), and the importance-weighted bound with many samples is log p(x).
 
-    20 000 draws.  Measured on 5 seeds: at most 0.021 away; L(x) and log p(x) are 0.07, 0.12 and 0.43 apart.
+    20 000 samples.  Measured on 5 seeds: at most 0.021 away; L(x) and log p(x) are 0.07, 0.12 and 0.43 apart.
 
     Source: Kingma & Welling 2013, eq. 7; Burda, Grosse & Salakhutdinov 2015, theorem 1.
     """
@@ -83,12 +83,12 @@ def test_estimates_reach_the_bound_and_the_evidence():
     x, generator = golden["x"], torch.Generator().manual_seed(0)
     bound = vae.elbo(x, samples=20_000, reduction="none", generator=generator)
     evidence = vae.importance_bound(x, 20_000, reduction="none", generator=generator)
-    laws.assert_close(bound, golden["elbo"], rtol=0, atol=0.04, because="an estimate by 20 000 draws")
-    laws.assert_close(evidence, golden["evidence"], rtol=0, atol=0.04, because="an estimate by 20 000 draws")
+    laws.assert_close(bound, golden["elbo"], rtol=0, atol=0.04, because="an estimate by 20 000 samples")
+    laws.assert_close(evidence, golden["evidence"], rtol=0, atol=0.04, because="an estimate by 20 000 samples")
 
 
 def test_linear_model_has_the_likelihood_of_probabilistic_pca():
-    """With the optimal W, s² and the exact posterior every draw gives log p(x) of each digit; the mean is the maximum.
+    """With the optimal W, s² and the exact posterior each sample gives log p(x) of its digit; the mean is the maximum.
 
     On all 1797 digits with grey values 0 to 16 and four latent dimensions: −170.6153 nats, s² = 10.2699.
 

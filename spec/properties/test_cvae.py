@@ -25,7 +25,7 @@ from spec.strategies import permutations, seeds
 
 pytestmark = pytest.mark.item("cvae")
 
-# name → the arguments beside data and condition, and the network whose Gaussian z is drawn from
+# name → the arguments next to data and condition, and the network whose Gaussian z is sampled from
 BOUNDS = {
     "elbo": ({"samples": 4}, "encoder"),
     "importance_bound": ({"samples": 4}, "encoder"),
@@ -40,13 +40,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def pairs(seed: int = 3, batch: int = 2):
-    """Data (B, 7) in [0, 1] and conditions (B, 4), as `perceptrons` reads them."""
+    """Data (B, 7) in [0, 1] and conditions (B, 4), as `perceptrons` takes them."""
     data = torch.rand(batch, 7, generator=seeded(seed), dtype=torch.float64)
     return data, torch.randn(batch, 4, generator=seeded(seed + 1), dtype=torch.float64)
 
 
 def gaussian(output):
-    """The Gaussian that a network's output stands for: μ, then log σ²."""
+    """The Gaussian that a network's output describes: μ, then log σ²."""
     mu, logvar = output.chunk(2, dim=1)
     return Normal(mu, (0.5 * logvar).exp())
 
@@ -75,7 +75,7 @@ class Recorded(nn.Module):
         return self.inner(*inputs)
 
     def stacked(self, batch: int):
-        """All calls as one: the first and the second argument, each (draws, B, ...)."""
+        """All calls as one: the first and the second argument, each (samples, B, ...)."""
         return [torch.cat(parts).unflatten(0, (-1, batch)).detach() for parts in zip(*self.calls)]
 
 
@@ -87,7 +87,7 @@ class Refusing(nn.Module):
 
 
 def blind(likelihood: str = "bernoulli", prior: bool = True):
-    """5 dimensions, conditions of 4, 3 latents; the decoder reads the condition and ignores z: no bound has noise."""
+    """5 dimensions, conditions of 4, 3 latents; the decoder uses the condition and ignores z: no bound has noise."""
     laws.reseed(0)
     decoder = nn.Linear(7, 5 if likelihood == "bernoulli" else 10)
     nn.init.zeros_(decoder.weight[:, :3])
@@ -119,7 +119,7 @@ def linear_model(shift=0.0, widen=0.0):
 
 
 def within(estimates, expected, limit: float = 4.5):
-    """The mean of many estimates is `expected`, within `limit` standard errors of each number."""
+    """The mean of many estimates is `expected`, within `limit` standard errors of each value."""
     error = estimates.std(0) / math.sqrt(len(estimates))
     gap = ((estimates.mean(0) - expected).abs() / error).max().item()
     assert gap < limit, f"expected {expected.tolist()} within {limit} standard errors, found a distance of {gap:.1f}"
@@ -134,7 +134,7 @@ def within(estimates, expected, limit: float = 4.5):
 def test_bound_is_likelihood_minus_divergence_from_the_prior(beta, likelihood, with_prior):
     """L_i = Σ log p(y_i|x_i, z_i) − β Σ_j D_KL(q_j ‖ p_j), with p(z|x) of the prior network or N(0, I); "mean" over i.
 
-    With a decoder that ignores z, so that there is no noise.  6 samples, 5 dimensions, 3 latents: a mean in place of
+    With a decoder that ignores z, so that there is no noise.  6 data points, 5 dimensions, 3 latents: a mean instead of
     any sum shows.
 
     Source: Sohn, Lee & Yan 2015, eq. 4 and 5.
@@ -152,11 +152,11 @@ def test_bound_is_likelihood_minus_divergence_from_the_prior(beta, likelihood, w
 
 @pytest.mark.parametrize("name", BOUNDS)
 @given(seed=seeds())
-def test_bounds_are_taken_at_their_draws(name, seed):
-    """Of the drawn z_s, each beside its own condition: the mean of log p − D_KL, or the log-mean of weights, is taken.
+def test_bounds_are_taken_at_their_samples(name, seed):
+    """Each bound takes the mean of log p − D_KL, or the log-mean of weights, over samples z_s with their own condition.
 
     L_CVAE = 1/S Σ log p(y|x, z_s) − D_KL; importance: log 1/S Σ p(y|x, z_s) p(z_s|x)/q(z_s|x, y); Monte Carlo:
-    log 1/S Σ p(y|x, z_s); L_GSNN = 1/S Σ log p(y|x, z_s).  4 draws for 2 samples.
+    log 1/S Σ p(y|x, z_s); L_GSNN = 1/S Σ log p(y|x, z_s).  4 samples of z for 2 data points.
 
     Source: Sohn, Lee & Yan 2015, eq. 5, §4.1 (both estimates of the conditional likelihood), §4.2.
     """
@@ -165,7 +165,7 @@ def test_bounds_are_taken_at_their_draws(name, seed):
     decoder, cvae.decoder = cvae.decoder, Recorded(cvae.decoder)
     value = getattr(cvae, name)(data, condition, samples=4, reduction="none")
     z, conditions = cvae.decoder.stacked(2)
-    laws.assert_same(conditions, condition.expand(4, 2, 4).contiguous(), what="the condition beside each draw")
+    laws.assert_same(conditions, condition.expand(4, 2, 4).contiguous(), what="the condition of each sample of z")
     log_p = torch.stack([log_density("bernoulli", decoder(draw, condition), data) for draw in z])
     ratio = (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
     expected = {
@@ -183,11 +183,11 @@ def test_bounds_are_taken_at_their_draws(name, seed):
 
 
 @pytest.mark.parametrize("name", DRAWING)
-def test_draws_come_from_the_right_network(name):
-    """Bounds with recognition draw z ~ q(z|x, y), all else draws z ~ p(z|x): mean, variance and 3σ⁴ of that Gaussian.
+def test_samples_come_from_the_right_network(name):
+    """Bounds with recognition sample z ~ q(z|x, y), all else z ~ p(z|x): mean, variance and 3σ⁴ of that Gaussian.
 
     40 000 samples of one pair, within 4.5 standard errors: 9 comparisons, a false alarm in 1 of 16 000 seeds; the seed
-    is fixed.  Draws of different samples, latents and repetitions are different numbers.
+    is fixed.  Noise of different data points, latents and repetitions differs.
 
     Source: Sohn, Lee & Yan 2015, §4: z ~ q(z|x, y) in training; §4.1: z ~ p(z|x) for prediction.
     """
@@ -200,19 +200,19 @@ def test_draws_come_from_the_right_network(name):
         many = (data.expand(n // 4, -1), condition.expand(n // 4, -1))
         getattr(cvae, name)(*(many if name in BOUNDS else many[1:]), samples=4, generator=seeded(7))
     z = cvae.decoder.stacked(n // 4)[0]
-    assert z.shape == (4, n // 4, 3), f"expected 4 draws a sample, found shape {tuple(z.shape)}"
+    assert z.shape == (4, n // 4, 3), f"expected 4 samples of z for each data point, found shape {tuple(z.shape)}"
     noise = (z - source.mean) / source.stddev
-    assert len(noise.unique()) > 0.999 * noise.numel(), "expected a number for each draw, found some shared"
+    assert len(noise.unique()) > 0.999 * noise.numel(), "expected a value for each sample of z, found some shared"
     flat = noise.flatten(0, 1)
     for power, value in ((1, 0.0), (2, 1.0), (4, 3.0)):
         within(flat.pow(power), torch.full((3,), value, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", [*DRAWING, "hybrid", "forward"])
-def test_a_generator_makes_every_draw_repeatable(name):
-    """With a generator of a known state a draw repeats itself, another state gives another, and the global one rests.
+def test_a_generator_makes_every_sample_repeatable(name):
+    """A generator in the same state repeats its samples, in another state not; the global generator is unchanged.
 
-    Convention: every method that draws takes `generator`, as torch's own random functions do.
+    Convention: every method that samples takes `generator`, as torch's own random functions do.
     """
     cvae, (data, condition) = perceptrons().double().train(), pairs()
     arguments = {"hybrid": (data, condition, 0.4), "sample": (condition,), "predict": (condition, 3)}
@@ -225,12 +225,12 @@ def test_a_generator_makes_every_draw_repeatable(name):
     before = torch.get_rng_state()
     first = draw(5)
     laws.assert_same(draw(5), first, what="a second draw from the same state")
-    laws.assert_differs(draw(6), first, by=1e-4, what="a draw from another state")
+    laws.assert_differs(draw(6), first, by=1e-4, what="a sample from another state")
     assert torch.equal(torch.get_rng_state(), before), "expected the global generator untouched, found that it moved"
 
 
 def test_hybrid_weighs_the_two_objectives():
-    """L_hybrid = α L_CVAE + (1 − α) L_GSNN: with a decoder blind to z, log p − α D_KL; one draw by default.
+    """L_hybrid = α L_CVAE + (1 − α) L_GSNN: with a decoder blind to z, log p − α D_KL; one sample by default.
 
     Source: Sohn, Lee & Yan 2015, §4.2: α = 1 is the CVAE, α = 0 the GSNN without recognition network.
     """
@@ -246,7 +246,7 @@ def test_hybrid_weighs_the_two_objectives():
         cvae.decoder = Recorded(cvae.decoder)
         getattr(cvae, name)(*pairs(), *extra)
         found = len(cvae.decoder.stacked(2)[0])
-        assert found == samples, f"expected {samples} draws a sample for {name}{extra}, found {found}"
+        assert found == samples, f"expected {samples} samples of z for {name}{extra}, found {found}"
 
 
 def test_hybrid_has_the_mean_of_its_parts():
@@ -272,7 +272,7 @@ def test_hybrid_has_the_mean_of_its_parts():
 # ---------------------------------------------------------------------------------------------- limits, equivalences
 
 
-def test_exact_posterior_makes_every_draw_tell_log_p():
+def test_exact_posterior_makes_every_sample_tell_log_p():
     """With q(z|x, y) = p(z|x, y) each weight p(y|x, z) p(z|x) / q(z|x, y) equals p(y|x): no variance at all.
 
     In the linear model log p(y|x) = log N(y; W(Ax + a) + Vx + b, W P Wᵀ + s² I).
@@ -286,11 +286,11 @@ def test_exact_posterior_makes_every_draw_tell_log_p():
 
 
 def test_estimates_rise_to_the_conditional_likelihood():
-    """E[log 1/S Σ …] rises with S to log p(y|x), by draws from the prior and from a posterior, there faster.
+    """E[log 1/S Σ …] rises with S to log p(y|x), by samples from the prior and from a posterior, there faster.
 
-    Means of 3 × 600 estimates, slack 3 standard errors.  Measured on 4 seeds: by 1, 8 and 64 draws of the prior 5.6 to
-    6.0, 0.32 to 0.39 and 0.01 to 0.03 below; by weighted draws of a posterior that is moved and widened 0.72 to 0.79,
-    0.07 to 0.08 and 0.01 below.  With one draw copied, or logarithms averaged, no estimate is above the first.
+    Means of 3 × 600 estimates, slack 3 standard errors.  Measured on 4 seeds: by 1, 8 and 64 samples of the prior 5.6
+    to 6.0, 0.32 to 0.39 and 0.01 to 0.03 below; by weighted samples of a posterior that is moved and widened 0.72 to
+    0.79, 0.07 to 0.08 and 0.01 below.  With one sample copied, or logarithms averaged, no estimate is above the first.
 
     Source: Sohn, Lee & Yan 2015, §4.1; Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519, theorem 1.
     """
@@ -303,17 +303,17 @@ def test_estimates_rise_to_the_conditional_likelihood():
         means = torch.stack([*(f.mean() for f in found), exact["evidence"].mean()])
         slack = 3 * max(f.std() for f in found) / math.sqrt(len(found[0]))
         assert (means.diff() > -slack).all(), f"expected rising estimates, found {means.tolist()}"
-        assert means[1] - means[0] > 0.3, f"expected 8 draws to tell more than one, found {means.tolist()}"
-        assert (means[3] - means[2]).abs() < 0.15, f"expected log p(y|x) with 64 draws, found {means.tolist()}"
+        assert means[1] - means[0] > 0.3, f"expected 8 samples to tell more than one, found {means.tolist()}"
+        assert (means[3] - means[2]).abs() < 0.15, f"expected log p(y|x) with 64 samples, found {means.tolist()}"
         firsts.append(means[0])
-    assert firsts[1] > firsts[0] + 3, f"expected recognition to help a single draw, found {firsts}"
+    assert firsts[1] > firsts[0] + 3, f"expected recognition to help a single sample, found {firsts}"
 
 
 @pytest.mark.parametrize("name", ["monte_carlo_bound", "importance_bound"])
 def test_weights_average_to_the_conditional_likelihood(name):
     """E[exp(estimate)] = p(y|x): 1/S Σ is an unbiased estimate of the likelihood, whatever the posterior.
 
-    20 000 estimates by 3 draws, from a posterior wider than the true one.
+    20 000 estimates by 3 samples, from a posterior wider than the true one.
 
     Source: Sohn, Lee & Yan 2015, §4.1.
     """
@@ -364,7 +364,7 @@ def test_equal_networks_pay_and_learn_nothing():
         return cost, max(g.abs().max().item() for g in gradients)
 
     cost, slope = charge()
-    assert (cost > 0.01).all() and slope > 0.1, f"expected a price for recognition, found {cost}, slope {slope}"
+    assert (cost > 0.01).all() and slope > 0.1, f"expected a price for recognition, found {cost}, gradient {slope}"
     with torch.no_grad():
         linear = cvae.encoder.network
         linear.weight.copy_(torch.cat([torch.zeros_like(linear.weight[:, :5]), cvae.prior.weight], dim=1))
@@ -393,7 +393,7 @@ def test_divergence_is_charged_in_one_direction():
 
 @given(order=permutations(4), seed=seeds())
 def test_names_of_classes_carry_no_meaning(order, seed):
-    """Labels renamed together with the columns of encoder, decoder and prior that read them leave the bound as it was.
+    """Renaming labels together with their columns in encoder, decoder and prior leaves the bound unchanged.
 
     Source: the definition of a one-hot code; the condition enters q(z|x, y), p(z|x) and p(y|x, z) alike.
     """
@@ -480,7 +480,7 @@ def test_without_a_prior_network_the_prior_is_standard():
 
 
 def test_predictions_never_ask_for_the_data():
-    """`sample`, `predict`, `monte_carlo_bound`'s and `gsnn`'s draws use the prior network; recognition is not called.
+    """`sample`, `predict`, `monte_carlo_bound` and `gsnn` sample from the prior network; recognition is not called.
 
     Source: Sohn, Lee & Yan 2015, §4.1: at test time y is not there.
     """
@@ -492,10 +492,10 @@ def test_predictions_never_ask_for_the_data():
     assert cvae.gsnn(data, condition).isfinite() and cvae.monte_carlo_bound(data, condition, 2).isfinite()
 
 
-def test_samples_decode_draws_of_the_prior():
-    """`sample` gives E[y|x, z] of one draw a condition, shape (B, …), or of `samples`, shape (samples, B, …).
+def test_samples_decode_latents_of_the_prior():
+    """`sample` gives E[y|x, z] of one z for each condition, shape (B, …), or of `samples`, shape (samples, B, …).
 
-    Of the linear model they have mean W(Ax + a) + Vx + b and covariance W P Wᵀ: 20 000 draws, 4.5 standard errors.
+    Of the linear model they have mean W(Ax + a) + Vx + b and covariance W P Wᵀ: 20 000 samples, 4.5 standard errors.
 
     Source: Sohn, Lee & Yan 2015, §4.1.  Convention: the means of p(y|x, z), without its noise.
     """
@@ -514,7 +514,7 @@ def test_samples_decode_draws_of_the_prior():
 
 
 def test_prediction_at_the_mean_of_the_prior():
-    """`predict(x)` is E[y|x, z*], z* = E[z|x], and draws nothing; of a linear model that is E[y|x].
+    """`predict(x)` is E[y|x, z*], z* = E[z|x], and samples nothing; of a linear model that is E[y|x].
 
     Source: Sohn, Lee & Yan 2015, §4.1: deterministic inference.
     """
@@ -525,7 +525,7 @@ def test_prediction_at_the_mean_of_the_prior():
     laws.assert_close(cvae.predict(condition), expected)
 
 
-def test_prediction_by_draws_averages_outputs():
+def test_prediction_by_samples_averages_outputs():
     """`predict(x, S)` = 1/S Σ_s E[y|x, z_s], z_s ~ p(z|x): probabilities are averaged, not logits or latents.
 
     Source: Sohn, Lee & Yan 2015, §4.1: y* = argmax 1/L Σ p(y|x, z_l).
@@ -535,11 +535,11 @@ def test_prediction_by_draws_averages_outputs():
     found = cvae.predict(condition, 5)
     z, _ = cvae.decoder.stacked(2)
     laws.assert_close(found, torch.stack([decoder(draw, condition).sigmoid() for draw in z]).mean(0))
-    assert len(z) == 5, f"expected 5 draws, found {len(z)}"
+    assert len(z) == 5, f"expected 5 samples, found {len(z)}"
 
 
-def test_forward_draws_in_training_and_takes_the_mean_in_evaluation():
-    """`forward` gives the reconstruction, of a draw of q(z|x, y) in training and of its mean in evaluation, q and p.
+def test_forward_samples_in_training_and_takes_the_mean_in_evaluation():
+    """`forward` gives the reconstruction, of a sample of q(z|x, y) in training and of its mean in evaluation, q and p.
 
     Source: Sohn, Lee & Yan 2015, §4.  Convention: q and p as pairs of μ and log σ², as `gaussian_kl` takes them.
     """
@@ -552,11 +552,13 @@ def test_forward_draws_in_training_and_takes_the_mean_in_evaluation():
         z = cvae.decoder.stacked(2)[0][0] if train else posterior[0]
         laws.assert_close(output, decoder(z, condition).sigmoid())
         laws.assert_all_close([list(p) for p in pair], [posterior, prior])
-    laws.assert_differs(cvae.train()(data, condition)[0], output, by=1e-3, what="reconstruction of a draw, of the mean")
+    laws.assert_differs(
+        cvae.train()(data, condition)[0], output, by=1e-3, what="reconstruction of a sample, of the mean"
+    )
 
 
 def test_integer_labels_and_tables():
-    """A condition is what the networks read: integers that index a table give what the one-hot code of a linear gives.
+    """A condition is whatever the networks take: integers that index a table act as one-hot codes of a linear layer do.
 
     Source: the definition of an embedding: a row of a table is a one-hot code times a matrix.
     """
@@ -579,8 +581,8 @@ def test_integer_labels_and_tables():
     laws.assert_close(found, expected)
 
 
-def test_concatenated_networks_read_the_condition_last():
-    """[a; x] in dimension 1, a condition without space stands at every pixel, a map of conditions beside the image.
+def test_concatenated_networks_take_the_condition_last():
+    """The input is [a; x] in dimension 1: a condition without space is repeated at every pixel, a map is concatenated.
 
     Convention: data or latents first, the condition last, as most code that concatenates does.
     """
@@ -622,8 +624,8 @@ def test_weights_are_those_of_the_networks():
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_bounds_are_estimated_by_draws_in_evaluation_too(name):
-    """The bounds draw z in eval mode as well: at the mean alone the likelihood would be overstated.
+def test_bounds_are_estimated_by_samples_in_evaluation_too(name):
+    """The bounds sample z in eval mode as well: at the mean alone the likelihood would be overstated.
 
     Source: Sohn, Lee & Yan 2015, §4.1.
     """
@@ -675,7 +677,7 @@ def test_bounds_have_right_second_derivatives(name):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_bounds_and_samples_keep_the_dtype_of_the_model(dtype):
-    """Noise, bounds and samples have the dtype of the model's numbers.
+    """Noise, bounds and samples have the dtype of the model's parameters.
 
     Source: the contract of torch.nn modules.
     """
@@ -685,7 +687,7 @@ def test_bounds_and_samples_keep_the_dtype_of_the_model(dtype):
     values += [cvae.hybrid(data, condition, 0.2), cvae.sample(condition), cvae.predict(condition, 2)]
     for value in values:
         assert value.dtype == dtype, f"expected {dtype}, found {value.dtype}"
-        assert value.isfinite().all(), "expected finite numbers, found NaN or infinite ones"
+        assert value.isfinite().all(), "expected finite values, found NaN or infinite ones"
 
 
 @pytest.mark.project_convention

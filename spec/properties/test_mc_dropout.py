@@ -51,7 +51,7 @@ def mixed_net(dropout=Dropout):
 
 
 @both_dropouts
-def test_dropout_alone_draws(dropout):
+def test_dropout_alone_is_random(dropout):
     """Between the dropouts everything evaluates: batch norm normalizes by its running statistics and leaves them alone.
 
     The passes of a net whose dropouts have p = 0 are its evaluation, whatever mode it was in.
@@ -60,7 +60,7 @@ def test_dropout_alone_draws(dropout):
     """
     net, x = mixed_net(dropout), inputs(3, 5)
     before = {name: b.clone() for name, b in net.named_buffers()}
-    assert mc_predict(net.train(), x, 4).variance.max() > 0, "expected draws that differ"
+    assert mc_predict(net.train(), x, 4).variance.max() > 0, "expected samples that differ"
     for name, buffer in net.named_buffers():
         laws.assert_same(buffer, before[name], what=name)
     for module in net.modules():
@@ -108,20 +108,20 @@ def test_modes_come_back_after_a_failing_prediction():
     "name", ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
 )
 def test_torchs_dropouts_are_found(name):
-    """Every dropout of torch.nn draws, also in the depth of a model and where a subclass has another name.
+    """Every dropout of torch.nn is found, also deep inside a model and where a subclass has another name.
 
-    Source: the contract of torch.nn: they are the modules whose training mode draws masks.
+    Source: the contract of torch.nn: they are the modules whose training mode samples masks.
     """
     kind = getattr(nn, name)
     inner = type("Renamed", (kind,), {})(0.5)
     net = nn.ModuleDict({"deep": nn.Sequential(nn.Tanh(), inner)})
     net.forward = lambda x: net["deep"](x)
     x = inputs(2, 3, 4, 5, 6) if name.endswith("3d") else inputs(2, 3, 4, 5) if name.endswith("2d") else inputs(2, 3, 4)
-    assert mc_predict(net.eval(), x, 5).variance.max() > 0, f"expected draws of {name}"
+    assert mc_predict(net.eval(), x, 5).variance.max() > 0, f"expected samples of {name}"
 
 
 def test_fused_transformer_layers_drop_too():
-    """A torch.nn.TransformerEncoderLayer in evaluation, without gradients, draws as it does with them.
+    """A torch.nn.TransformerEncoderLayer in evaluation is random without gradients, as it is with them.
 
     In that mode torch takes a fused path that has no dropout in it: the variance would be zero.
 
@@ -138,7 +138,7 @@ def test_fused_transformer_layers_drop_too():
 
 
 def test_forward_is_the_networks_own():
-    """`MCDropout(model)(x)` is model(x): a draw in training, in evaluation the network with its weights averaged.
+    """`MCDropout(model)(x)` is model(x): a sample in training, in evaluation the network with its weights averaged.
 
     Source: Gal & Ghahramani 2015, §2: standard dropout; `predict` is what the paper adds.
     """
@@ -152,12 +152,12 @@ def test_forward_is_the_networks_own():
     assert [n for n, _ in model.named_parameters()][0] == "model.0.weight"
 
 
-# ---------------------------------------------------------------------------------------------- the draws
+# ---------------------------------------------------------------------------------------------- the samples
 
 
 @given(p=floats(0.05, 0.95), seed=seeds())
 def test_what_is_kept_is_scaled(p, seed):
-    """Each element of each draw is 0 or x/(1 − p): the mean over masks is x, and its gradient is the same mask.
+    """Each element of each sample is 0 or x/(1 − p): the mean over masks is x, and its gradient is the same mask.
 
     Source: Srivastava et al. 2014, JMLR 15, §10.  Convention: scaled in training, p the probability to drop.
     """
@@ -185,7 +185,7 @@ def test_a_share_of_p_is_dropped(p):
 
 
 def test_the_ends_of_p():
-    """p = 0 changes nothing and draws nothing; p = 1 leaves zeros, and no NaN, in the gradient neither.
+    """p = 0 changes nothing and uses no randomness; p = 1 leaves zeros and no NaN, in the gradient neither.
 
     Source: Srivastava et al. 2014, §4.  Convention: as torch.nn.Dropout; its p is 0.5 if not given.
     """
@@ -199,7 +199,9 @@ def test_the_ends_of_p():
     torch.manual_seed(0)
     values = MCDropout(Dropout()).train()(inputs(50, 40)) / inputs(50, 40)
     laws.assert_close(values.unique(), torch.tensor([0.0, 2.0], dtype=torch.float64))
-    laws.assert_close(values.mean(), torch.tensor(1.0).double(), rtol=0.1, because="4.5 standard errors of 2000 draws")
+    laws.assert_close(
+        values.mean(), torch.tensor(1.0).double(), rtol=0.1, because="4.5 standard errors of 2000 samples"
+    )
 
 
 @both_dropouts
@@ -243,7 +245,7 @@ def test_error_falls_with_the_root_of_the_samples():
 
     Measured: 1.98 to 2.05 on 4 seeds; 1.0 with one mask for all passes.
 
-    Source: Gal & Ghahramani 2015, eq. 6: a Monte Carlo mean of independent draws.
+    Source: Gal & Ghahramani 2015, eq. 6: a Monte Carlo mean of independent samples.
     """
     torch.manual_seed(0)
     x = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).expand(500, 4)
@@ -319,7 +321,7 @@ def test_passes_are_in_the_order_of_the_inputs():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_moments_keep_the_dtype_of_the_model(dtype):
-    """Mean, variance and passes have the dtype of the model's numbers, with a finite τ and without.
+    """Mean, variance and passes have the dtype of the model's parameters, with a finite τ and without.
 
     Source: the contract of torch.nn modules.
     """
@@ -374,7 +376,7 @@ def test_precision(p, scale, n, decay):
 
 @given(tau=floats(0.05, 20), seed=seeds())
 def test_likelihood_of_one_pass_is_a_gaussian(tau, seed):
-    """T = 1: log N(y; ŷ, τ⁻¹ I), one number for each target, D log-densities added.
+    """T = 1: log N(y; ŷ, τ⁻¹ I), one value for each target, D log-densities added.
 
     Source: Gal & Ghahramani 2015, eq. 8.
     """
@@ -432,7 +434,7 @@ def test_uncertainty_is_a_sum_of_two(seed):
 
 @given(seed=seeds())
 def test_information_is_the_mean_divergence_from_the_mean(seed):
-    """I = 1/T Σ D_KL(p_t ‖ 1/T Σ p_s): how far the draws are from their mean; their order is nothing.
+    """I = 1/T Σ D_KL(p_t ‖ 1/T Σ p_s): how far the samples are from their mean; their order is no information.
 
     Source: Houlsby et al. 2011, arXiv:1112.5745, eq. 2.
     """
@@ -442,10 +444,10 @@ def test_information_is_the_mean_divergence_from_the_mean(seed):
     laws.invariant(mutual_information, p, lambda t: t.flip(0))
 
 
-def test_sure_draws_that_disagree_are_all_information():
+def test_sure_samples_that_disagree_are_all_information():
     """Draws that are certain of different classes: H = I = log 2, with nothing expected to remain; 0 log 0 is 0.
 
-    Source: Gal, Islam & Ghahramani 2017, §3: BALD is largest where draws are confident and disagree.
+    Source: Gal, Islam & Ghahramani 2017, §3: BALD is largest where samples are confident and disagree.
     """
     p = torch.eye(3, dtype=torch.float64)[torch.tensor([[0], [1], [0], [1]])]
     two = torch.tensor([math.log(2)], dtype=torch.float64)
@@ -454,8 +456,8 @@ def test_sure_draws_that_disagree_are_all_information():
     laws.assert_close(expected_entropy(p), 0 * two)
 
 
-def test_draws_that_agree_have_no_information():
-    """Equal draws, however unsure: I = 0, never below, and H is theirs: the uncertainty is all in the data.
+def test_samples_that_agree_have_no_information():
+    """Equal samples, however unsure: I = 0, never below, and H is theirs: the uncertainty is all in the data.
 
     Source: Gal, Islam & Ghahramani 2017, §3.
     """

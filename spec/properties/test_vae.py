@@ -1,4 +1,4 @@
-"""Variational auto-encoder.  Kingma & Welling 2013, arXiv:1312.6114; bounds by many draws: Burda et al. 2015,
+"""Variational auto-encoder.  Kingma & Welling 2013, arXiv:1312.6114; bounds by many samples: Burda et al. 2015,
 arXiv:1509.00519."""
 
 import math
@@ -36,7 +36,7 @@ def shades(seed: int = 3):
 
 
 def blind(data_dim: int = 5, latent_dim: int = 3, likelihood: str = "bernoulli", seed: int = 0):
-    """A VAE whose decoder ignores z: its bounds are the same for every draw."""
+    """A VAE whose decoder ignores z: its bounds are the same for every sample."""
     torch.manual_seed(seed)
     width = data_dim * (1 if likelihood == "bernoulli" else 2)
     vae = VAE(nn.Linear(data_dim, 2 * latent_dim), nn.Linear(latent_dim, width), latent_dim, likelihood).double()
@@ -46,7 +46,7 @@ def blind(data_dim: int = 5, latent_dim: int = 3, likelihood: str = "bernoulli",
 
 
 class Doubled(nn.Module):
-    """A network for data of which every dimension is written twice: reads the first copy, or writes both."""
+    """A network for data of which every dimension is written twice: takes the first copy, or writes both."""
 
     def __init__(self, inner, inputs: bool):
         super().__init__()
@@ -107,7 +107,7 @@ def test_divergence_is_zero_at_the_prior_only(mu, logvar):
     divergence = gaussian_kl(mu, logvar)
     at_prior = (mu == 0) & (logvar == 0)
     assert (divergence[at_prior] == 0).all(), f"expected 0 at μ = 0, log σ² = 0, found {divergence[at_prior]}"
-    # The drawn numbers are multiples of 1/64: the smallest divergence of any of them is 1/64² / 4.
+    # The sampled values are multiples of 1/64: the smallest divergence of any of them is 1/64² / 4.
     assert (divergence[~at_prior] > 5e-5).all(), f"expected D_KL > 0 away from the prior, found {divergence.min()}"
     laws.assert_close(gaussian_kl(torch.zeros(SHAPE), torch.zeros(SHAPE)), torch.zeros(SHAPE), atol=0, rtol=0)
 
@@ -125,7 +125,7 @@ def test_divergence_does_not_change_with_the_coordinates(mu, logvar, scale, move
 
 
 @given(mu=MEANS, logvar=LOGVARS)
-def test_slopes_of_the_divergence(mu, logvar):
+def test_gradients_of_the_divergence(mu, logvar):
     """∂D_KL/∂μ = μ and ∂D_KL/∂log σ² = ½ (σ² − 1): a spring to the origin, and a floor under the variance.
 
     Source: Kingma & Welling 2013, appendix B, differentiated.
@@ -160,11 +160,11 @@ def test_reductions_of_the_divergence(x):
     laws.assert_close(gaussian_kl(x[0], x[1], reduction="batchmean"), each.sum(-1).mean())
 
 
-# ---------------------------------------------------------------------------------------------- the draw
+# ---------------------------------------------------------------------------------------------- the sample
 
 
 @given(mu=MEANS, logvar=LOGVARS, seed=seeds())
-def test_a_draw_moves_with_its_parameters(mu, logvar, seed):
+def test_a_sample_moves_with_its_parameters(mu, logvar, seed):
     """z = μ + σ ε has ∂z/∂μ = 1 and ∂z/∂log σ² = ½ σ ε = ½ (z − μ).
 
     Source: Kingma & Welling 2013, §2.4: the reparameterization trick.
@@ -178,7 +178,7 @@ def test_a_draw_moves_with_its_parameters(mu, logvar, seed):
 
 @given(mu=MEANS, logvar=LOGVARS, seed=seeds())
 def test_noise_does_not_depend_on_its_parameters(mu, logvar, seed):
-    """(z − μ) / σ is the same ε for every μ and σ: all randomness stands outside of the parameters.
+    """(z − μ) / σ is the same ε for every μ and σ: all randomness is outside of the parameters.
 
     Source: Kingma & Welling 2013, §2.4, eq. 4.
     """
@@ -187,10 +187,10 @@ def test_noise_does_not_depend_on_its_parameters(mu, logvar, seed):
     laws.assert_close(noise, expected)
 
 
-def test_draws_have_the_moments_of_the_posterior():
+def test_samples_have_the_moments_of_the_posterior():
     """Draws have mean μ, variance σ² and the fourth moment 3σ⁴ of a Gaussian, in every latent dimension.
 
-    Within 4 standard errors of 200 000 draws: 12 comparisons, a false alarm in 1 of 1300 seeds; the seed is fixed.
+    Within 4 standard errors of 200 000 samples: 12 comparisons, a false alarm in 1 of 1300 seeds; the seed is fixed.
 
     Source: Kingma & Welling 2013, §2.4: z ~ N(μ, σ²).
     """
@@ -206,27 +206,27 @@ def test_draws_have_the_moments_of_the_posterior():
 
 
 def test_every_sample_and_dimension_has_noise_of_its_own():
-    """ε of two samples, or of two latent dimensions, is uncorrelated: one draw is not shared by the batch.
+    """ε of two data points, or of two latent dimensions, is uncorrelated: the batch does not share one sample.
 
-    20 000 draws of a 3 × 4 array, 66 correlations, each of standard error 0.007: limit 0.035, 5 standard errors.
+    20 000 samples of a 3 × 4 array, 66 correlations, each of standard error 0.007: limit 0.035, 5 standard errors.
 
-    Source: Kingma & Welling 2013, §2.3, algorithm 1: ε is drawn for every datapoint.
+    Source: Kingma & Welling 2013, §2.3, algorithm 1: ε is sampled for every datapoint.
     """
     shape = (20_000, 3, 4)
     noise = VAE.reparameterize(torch.zeros(shape), torch.zeros(shape), seeded(0))
     correlation = torch.corrcoef(noise.flatten(1).T)
     largest = (correlation - torch.eye(12)).abs().max()
     assert largest < 0.035, f"expected independent noise, found a correlation of {largest:.3f}"
-    # The same for a batch drawn by itself.
+    # The same for a batch sampled by itself.
     one = VAE.reparameterize(torch.zeros(50, 4), torch.zeros(50, 4), seeded(1))
-    assert len(one.flatten().unique()) == 200, "expected 200 different numbers, found some shared"
+    assert len(one.flatten().unique()) == 200, "expected 200 different values, found some shared"
 
 
 @pytest.mark.parametrize("name", ["reparameterize", "forward", "elbo", "importance_bound", "sample"])
-def test_a_generator_makes_every_draw_repeatable(name):
-    """With a generator of a known state a draw repeats itself, another state gives another, and the global one rests.
+def test_a_generator_makes_every_sample_repeatable(name):
+    """A generator in the same state repeats its samples, in another state not; the global generator is unchanged.
 
-    Convention: every method that draws takes `generator`, as torch's own random functions do.
+    Convention: every method that samples takes `generator`, as torch's own random functions do.
     """
     vae = gaussian_image_vae().double().train()
     x = images()
@@ -240,7 +240,7 @@ def test_a_generator_makes_every_draw_repeatable(name):
     before = torch.get_rng_state()
     first = draw(seeded(5))
     laws.assert_same(draw(seeded(5)), first, what="a second draw from the same state")
-    laws.assert_differs(draw(seeded(6)), first, by=1e-3, what="a draw from another state")
+    laws.assert_differs(draw(seeded(6)), first, by=1e-3, what="a sample from another state")
     assert torch.equal(torch.get_rng_state(), before), "expected the global generator untouched, found that it moved"
 
 
@@ -259,7 +259,7 @@ def test_bernoulli_likelihood_sums_over_pixels(x, logits):
 
 
 def test_bernoulli_likelihood_survives_certainty():
-    """At logits of ±1000 log p(x|z) and its slope x − sigmoid(logit) are exact: nothing overflows, nothing is log 0.
+    """At logits of ±1000 log p(x|z) and its derivative x − sigmoid(logit) are exact, without overflow or log 0.
 
     Source: Kingma & Welling 2013, appendix C.1, eq. 11, at y → 0 and y → 1.
     """
@@ -284,7 +284,7 @@ def test_gaussian_likelihood_has_its_normaliser(x, output):
 
 
 def test_likelihood_sums_over_channels_and_space():
-    """Of an image every channel and pixel counts once, and several draws of z give one number a draw and sample.
+    """Every channel and pixel of an image counts once; several z give one value for each z and each data point.
 
     Source: Kingma & Welling 2013, §3: p(x|z) factorises over the dimensions of x.
     """
@@ -330,8 +330,8 @@ def test_bound_is_likelihood_minus_divergence(likelihood, beta):
 
 
 @given(seed=seeds())
-def test_bound_is_taken_at_a_draw_of_the_posterior(seed):
-    """The likelihood is that of z = μ + σ ε, the divergence that of the μ and σ that z was drawn with.
+def test_bound_is_taken_at_a_sample_of_the_posterior(seed):
+    """The likelihood is that of z = μ + σ ε, the divergence that of the μ and σ that z was sampled with.
 
     Source: Kingma & Welling 2013, eq. 10, L = 1.  Convention: one call of the generator, in the order of the batch.
     """
@@ -366,8 +366,8 @@ def test_bound_does_not_grow_with_the_batch():
     laws.invariant(vae.elbo, x, lambda t: t.repeat(3, 1))
 
 
-def test_more_draws_lower_the_variance():
-    """The mean over L draws of z has 1/L of the variance of one draw: the draws are independent.
+def test_more_samples_lower_the_variance():
+    """The mean over L samples of z has 1/L of the variance of one sample: the samples are independent.
 
     4000 samples: the ratio of two variances has a standard error of 3 %; limits 0.0625 · (1 ± 0.2).
 
@@ -381,7 +381,7 @@ def test_more_draws_lower_the_variance():
     assert 0.05 < ratio < 0.075, f"expected 1/16 of the variance, found {ratio:.4f}"
 
 
-def test_exact_posterior_makes_every_draw_tell_log_p():
+def test_exact_posterior_makes_every_sample_tell_log_p():
     """With q(z|x) = p(z|x) each log p(x, z) − log q(z|x) equals log p(x): the estimator has no variance at all.
 
     In the linear model log p(x) = log N(x; b, WWᵀ + s² I).
@@ -397,23 +397,23 @@ def test_exact_posterior_makes_every_draw_tell_log_p():
 def test_analytic_divergence_keeps_the_mean_and_not_the_variance():
     """With the exact posterior the bound with the closed form of D_KL averages to log p(x) and is noisy, unlike eq. 6.
 
-    4000 draws; limit 4 standard errors.
+    4000 samples; limit 4 standard errors.
 
     Source: Kingma & Welling 2013, §2.3: estimators A (eq. 6) and B (eq. 7); Roeder et al. 2017, arXiv:1703.09194, §3.
     """
     vae, x, log_p = linear_model()
     draws = vae.elbo(x.repeat(4000, 1), reduction="none", generator=seeded(0)).reshape(4000, 3)
     error = draws.std(0) / math.sqrt(4000)
-    assert (draws.std(0) > 0.5).all(), f"expected noise in each draw, found a spread of {draws.std(0).min():.3g}"
+    assert (draws.std(0) > 0.5).all(), f"expected noise in each sample, found a spread of {draws.std(0).min():.3g}"
     gap = (draws.mean(0) - log_p).abs() / error
     assert (gap < 4).all(), f"expected the mean within 4 standard errors of log p(x), found {gap.max():.1f}"
 
 
-def test_bounds_tighten_with_more_draws():
+def test_bounds_tighten_with_more_samples():
     """L <= L_2 <= L_8 <= L_64 <= log p(x) with a wrong posterior, and the gaps are real.
 
     Means of 6144 estimates, slack 3 standard errors of the noisiest.  Measured: gaps to log p(x) of 4.3, 2.5, 0.74 and
-    0.10 on 4 seeds alike; with the same noise for every draw all four are 4.3.
+    0.10 on 4 seeds alike; with the same noise for every sample all four are 4.3.
 
     Source: Burda, Grosse & Salakhutdinov 2015, theorem 1.
     """
@@ -444,10 +444,10 @@ def test_importance_weights_average_to_the_evidence(k):
     assert (gap < 4).all(), f"expected a mean of 1 within 4 standard errors of {error.max():.3g}, found {ratio.mean(0)}"
 
 
-def test_importance_bound_of_one_draw_is_the_bound_in_the_mean():
-    """L_1 = L: one draw without the closed form has the mean of the bound with it, also for a wrong posterior.
+def test_importance_bound_of_one_sample_is_the_bound_in_the_mean():
+    """L_1 = L: one sample without the closed form has the mean of the bound with it, also for a wrong posterior.
 
-    20 000 draws, limit 4 standard errors of the difference.
+    20 000 samples, limit 4 standard errors of the difference.
 
     Source: Burda, Grosse & Salakhutdinov 2015, §3; Kingma & Welling 2013, eq. 6 and 7.
     """
@@ -461,15 +461,15 @@ def test_importance_bound_of_one_draw_is_the_bound_in_the_mean():
 
 
 def test_importance_bound_averages_samples_after_the_logarithm():
-    """ "mean" of the importance bound is the mean over the batch of log-averages, each sample with its own draws.
+    """ "mean" of the importance bound is the mean of the log-averages of all data points, each with its own samples.
 
     Source: Burda, Grosse & Salakhutdinov 2015, eq. 8.
     """
     vae, x = gaussian_image_vae().double(), images()
     each = vae.importance_bound(x, 6, reduction="none", generator=seeded(0))
-    assert each.shape == (3,), f"expected one number a sample, found shape {tuple(each.shape)}"
+    assert each.shape == (3,), f"expected one value a sample, found shape {tuple(each.shape)}"
     laws.assert_close(vae.importance_bound(x, 6, generator=seeded(0)), each.mean())
-    # Permuted draws belong to other samples, so only the value of a decoder that ignores z can be worked out by hand.
+    # Permuted samples of z belong to other data points: only with a decoder that ignores z is the value known.
     vae, x = blind(), torch.rand(4, 5, generator=seeded(1), dtype=torch.float64)
     mu, logvar = vae.encode(x)
     z = vae.reparameterize(mu.expand(6, 4, 3), logvar.expand(6, 4, 3), seeded(2))
@@ -481,8 +481,8 @@ def test_importance_bound_averages_samples_after_the_logarithm():
 # ---------------------------------------------------------------------------------------------- modes and gradients
 
 
-def test_forward_draws_in_training_and_takes_the_mean_in_evaluation():
-    """`forward` gives the reconstruction, of a draw z ~ q(z|x) in training and of z = μ in evaluation, with μ, log σ².
+def test_forward_samples_in_training_and_takes_the_mean_in_evaluation():
+    """`forward` gives the reconstruction, of z ~ q(z|x) in training and of z = μ in evaluation, with μ and log σ².
 
     Source: Kingma & Welling 2013, figure 1 and §3.  Convention: evaluation decodes the posterior mean.
     """
@@ -491,12 +491,12 @@ def test_forward_draws_in_training_and_takes_the_mean_in_evaluation():
     for train, z in ((True, vae.reparameterize(mu, logvar, seeded(4))), (False, mu)):
         outputs = vae.train(train)(x, generator=seeded(4))
         laws.assert_all_close(list(outputs), [vae.decoder(z).sigmoid(), mu, logvar])
-    laws.assert_differs(vae.train()(x)[0], vae.eval()(x)[0], by=1e-4, what="reconstruction of a draw, of the mean")
+    laws.assert_differs(vae.train()(x)[0], vae.eval()(x)[0], by=1e-4, what="reconstruction of a sample, of the mean")
 
 
 @pytest.mark.parametrize("name", ["elbo", "importance_bound"])
-def test_bounds_are_estimated_by_draws_in_evaluation_too(name):
-    """The bounds draw z in eval mode as well: log p(x|z) at the mean alone would overstate log p(x).
+def test_bounds_are_estimated_by_samples_in_evaluation_too(name):
+    """The bounds sample z in eval mode as well: log p(x|z) at the mean alone would overstate log p(x).
 
     Source: Kingma & Welling 2013, §5: the bound of the test set is estimated by sampling.
     """
@@ -510,7 +510,7 @@ def test_bounds_are_estimated_by_draws_in_evaluation_too(name):
 def test_each_term_trains_its_part():
     """The likelihood trains decoder and, through z, encoder; the divergence the encoder; a sample the decoder alone.
 
-    Source: Kingma & Welling 2013, §2.3, figure 1: θ and φ are trained jointly; the encoder by way of the draw.
+    Source: Kingma & Welling 2013, §2.3, figure 1: θ and φ are trained jointly; the encoder by way of the sample.
     """
     vae, x = bernoulli_vae(), shades().float()
     encoder = {f"encoder.{n}": p for n, p in vae.encoder.named_parameters()}
@@ -524,11 +524,11 @@ def test_each_term_trains_its_part():
 
 
 def test_gradient_of_the_bound_is_the_gradient_of_its_expectation():
-    """The mean over draws of ∇L estimates ∇E[L]: of the linear model ∇_μ and ∇_log σ² are known in closed form.
+    """The mean over samples of ∇L estimates ∇E[L]: of the linear model ∇_μ and ∇_log σ² are known in closed form.
 
     E_q[log p(x|z)] = −½ (|x − b − Wμ|² + Σ_j |w_j|² σ_j²)/s² + const., so ∂/∂log σ_j² = −½ |w_j|² σ_j²/s² and with the
-    divergence −½ (|w_j|²/s² + 1) σ_j² + ½; ∂/∂μ = Wᵀ(x − b − Wμ)/s² − μ.  20 000 draws, limit 4.5 standard errors of
-    each of the 12 numbers.  Measured: at most 2.9 on 5 seeds; cut from the graph a draw gives −μ and no noise at all.
+    divergence −½ (|w_j|²/s² + 1) σ_j² + ½; ∂/∂μ = Wᵀ(x − b − Wμ)/s² − μ.  20 000 samples, limit 4.5 standard errors of
+    each of the 12 values.  Measured: at most 2.9 on 5 seeds; cut from the graph a sample gives −μ and no noise at all.
 
     Source: Kingma & Welling 2013, §2.4, eq. 5-7.
     """
@@ -549,7 +549,7 @@ def test_gradient_of_the_bound_is_the_gradient_of_its_expectation():
 
 
 def test_samples_come_from_the_prior():
-    """`sample(n)` decodes n draws of z ~ N(0, I): of the linear model it gives mean b and covariance WWᵀ.
+    """`sample(n)` decodes n samples of z ~ N(0, I): of the linear model it gives mean b and covariance WWᵀ.
 
     40 000 samples; entries of the covariance have standard errors up to 0.04; limit 4 of them.
 
@@ -567,14 +567,14 @@ def test_samples_come_from_the_prior():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_bounds_and_samples_keep_the_dtype_of_the_model(dtype):
-    """Noise, bounds and samples have the dtype of the model's numbers.
+    """Noise, bounds and samples have the dtype of the model's parameters.
 
     Source: the contract of torch.nn modules.
     """
     vae, x = gaussian_image_vae().to(dtype), images().to(dtype)
     for value in (vae.elbo(x), vae.importance_bound(x, 2), vae.sample(2), *vae(x)):
         assert value.dtype == dtype, f"expected {dtype}, found {value.dtype}"
-        assert value.isfinite().all(), "expected finite numbers, found NaN or infinite ones"
+        assert value.isfinite().all(), "expected finite values, found NaN or infinite ones"
 
 
 @pytest.mark.project_convention
