@@ -273,7 +273,7 @@ def test_amsgrad_remembers_the_largest_gradient():
 
     Source: Reddi, Kale & Kumar 2018, section 3: the growing step after a rare, informative gradient breaks convergence.
     """
-    gradients = [[5.0, -5.0, 5.0]] + [[0.01, 0.01, -0.01]] * 60
+    gradients = torch.tensor([[5.0, -5.0, 5.0]] + [[0.01, 0.01, -0.01]] * 60, dtype=torch.float64)
     settings = {"lr": 0.1, "betas": (0.5, 0.8), "eps": 1e-3, "weight_decay": 0.0}
     plain, _ = trajectory(gradients, **settings)
     path, optimizer = trajectory(gradients, **settings, amsgrad=True)

@@ -1,4 +1,4 @@
-"""AdaGrad beside torch.optim.Adagrad."""
+"""AdaGrad next to torch.optim.Adagrad."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tools.bench import StepPair
 
 
 def _shapes():
-    """A hundred parameters as a network has them: square, wide, and many vectors; 1.1 million numbers."""
+    """A hundred parameters as a network has them: square, wide, and many vectors; 1.1 million elements."""
     return [(128, 128)] * 40 + [(256, 96)] * 20 + [(128,)] * 40
 
 

@@ -1,4 +1,4 @@
-"""Steps of the bounds beside the same steps by torch's own losses and distributions."""
+"""Steps of the bounds next to the same steps by torch's own losses and distributions."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Lion beside AdamW of torch.optim, which has no Lion: one state tensor and no root against two and one."""
+"""Lion next to AdamW of torch.optim, which has no Lion: one state tensor and no root against two and one."""
 
 import torch
 
@@ -7,10 +7,10 @@ from tools.bench import StepPair
 
 
 def _shapes():
-    """A hundred parameters as a network has them: square, wide, and many vectors; 1.1 million numbers."""
+    """A hundred parameters as a network has them: square, wide, and many vectors; 1.1 million elements."""
     return [(128, 128)] * 40 + [(256, 96)] * 20 + [(128,)] * 40
 
 
 PAIRS = [
-    StepPair(item="lion", name="Lion beside AdamW", ours=Lion, theirs=torch.optim.AdamW, shapes=_shapes),
+    StepPair(item="lion", name="Lion next to AdamW", ours=Lion, theirs=torch.optim.AdamW, shapes=_shapes),
 ]

@@ -1,4 +1,4 @@
-"""Dropout beside torch.nn.Dropout, and predictive moments beside a loop over torch's passes."""
+"""Dropout next to torch.nn.Dropout, and predictive moments next to a loop over torch's passes."""
 
 import torch
 from torch import nn

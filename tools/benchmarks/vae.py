@@ -1,4 +1,4 @@
-"""The divergence beside torch.distributions; a bound beside the same step by torch.nn.functional's losses."""
+"""The divergence next to torch.distributions; a bound next to the same step by torch.nn.functional's losses."""
 
 import torch
 from torch import nn
