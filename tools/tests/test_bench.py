@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import bench, subject
+from tools import bench, benchmarks, subject
 from tools.checklist import ticked
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def tuned(house, monkeypatch):
     """A house whose fast package holds one of two items that are timed."""
     house.write("fast/layers/triple.py", "def triple(x):\n    return x + x + x\n")
     house.write("benchmarks/pairs.py", PAIRS)
-    monkeypatch.setattr("tools.benchmarks.__path__", [str(house.root / "benchmarks")])
+    monkeypatch.setattr(benchmarks, "__path__", [str(house.root / "benchmarks")])
     return house
 
 
