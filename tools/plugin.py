@@ -240,7 +240,8 @@ def _describe(run: Run, test) -> dict:
     doc = test.function.__doc__ or ""
     claim = specfile.claim_of(doc)
     # A law is a spec of each record: claim, source and name are its own, not those of the test that asks it.
-    law = getattr(test, "callspec", None) and test.callspec.params.get("law")
+    asked = getattr(getattr(test, "callspec", None), "params", {}).get("law")
+    law = asked if hasattr(asked, "claim") else None  # pytest fills an empty set of parameters in
     return {
         "nodeid": test.nodeid,
         "file": test.path.relative_to(run.root).as_posix(),
