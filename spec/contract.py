@@ -149,24 +149,15 @@ def _statistics(module) -> dict:
 
 def in_words(contract: Contract) -> list[str]:
     """The contract as lines for a reader."""
-    lines = [f"{contract.name}{_signature(contract.of)}"]
-    lines += [f"  {name}: {text}" for name, text in contract.ranges.items()]
+    lines = [f"{name}: {text}" for name, text in contract.ranges.items()]
     if contract.state:
-        lines.append("  state: " + ", ".join(f"{key} {shape}" for key, shape in contract.state.items()))
-    lines += [f"  .{name}: {what}" for name, what in contract.attributes.items()]
+        lines.append("state: " + ", ".join(f"{key} {shape}" for key, shape in contract.state.items()))
+    lines += [f".{name}: {what}" for name, what in contract.attributes.items()]
     if contract.remembers:
-        lines.append(f"  between calls: {contract.remembers}")
+        lines.append(f"between calls: {contract.remembers}")
     if contract.library:
-        lines.append(f"  counterpart: {contract.library}, same arguments; states trade both ways, outputs agree")
+        lines.append(f"counterpart: {contract.library}, same arguments; states trade both ways, outputs agree")
     return lines
-
-
-def _signature(of) -> str:
-    try:
-        signature = inspect.signature(of)
-    except (TypeError, ValueError):
-        return ""
-    return str(signature.replace(return_annotation=inspect.Signature.empty))
 
 
 def double(*shape, seed: int = 0):

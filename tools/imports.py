@@ -19,6 +19,7 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     "tools.golden": ("spec.golden",),  # the recipes are there
     "tools.runner": ("spec.cases", "spec.laws"),  # loaded once, before the runs fork
+    "tools.contracts": ("spec.cases", "spec.contract"),  # shown to those who write against them
     "tools.law_matrix": ("spec",),  # reads the records and the laws themselves
     "tools.bench": ("spec.cost",),  # counts bytes
     "tools.benchmarks": ("impl",),  # what is timed

@@ -4,8 +4,10 @@ import ast
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+from tools.contracts import promises
 from tools.roadmap import ROADMAP, load, page_of
 from tools.subject import PACKAGE
 
@@ -29,6 +31,7 @@ def main(folder: str, root: Path | None = None) -> int:
     pages = {item.page(reference) for item in load(root / ROADMAP).items.values()}
     files = sorted(p for p in reference.rglob("*.py") if "__pycache__" not in p.parts)
     whole = _whole(reference, files, pages)
+    contracts = promises(root)
     stubs = 0
     for file in files:
         text = file.read_text(encoding="utf-8")
@@ -36,7 +39,7 @@ def main(folder: str, root: Path | None = None) -> int:
             continue  # an inner part of some item's solution
         if file not in whole:
             beside = [f for f in files if f.parent == file.parent and _is_private_module(f)]
-            text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
+            text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside}, contracts)
             stubs += 1
         made = target / file.relative_to(reference)
         made.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +51,14 @@ def main(folder: str, root: Path | None = None) -> int:
     return 0
 
 
-def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
+def skeleton(
+    text: str, private: dict[str, ast.Module] | None = None, contracts: dict[str, list[str]] | None = None
+) -> str:
     """The public face of a module: docstring, imports, classes and functions, every body a `NotImplementedError`.
 
     Args:
         private: name → tree of the private modules next to it; what it re-exports from them is shown here.
+        contracts: public name → lines that its docstring ends with.
     """
     private = private or {}
     known = {name: node for tree in [*private.values(), ast.parse(text)] for name, node in _classes(tree).items()}
@@ -66,8 +72,21 @@ def skeleton(text: str, private: dict[str, ast.Module] | None = None) -> str:
             body.append(_function(node))
         elif (n == 0 and _is_docstring(node)) or _assigns_all(node):
             body.append(node)
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in (contracts or {}):
+            _promise(node, contracts[node.name])
     module = ast.Module(body=_without_unused_imports([node for node in body if node is not None]), type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _promise(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> None:
+    """Put a contract at the end of a docstring."""
+    text = (ast.get_docstring(node) or "").rstrip()
+    wrapped = (textwrap.fill(x, 104, initial_indent="    ", subsequent_indent="        ") for x in lines)
+    promised = "\n\nContract:\n" + "\n".join(wrapped)
+    indented = (text + promised).replace("\n", "\n    ").replace("\n    \n", "\n\n") + "\n    "
+    docstring = ast.Expr(ast.Constant(indented))
+    node.body = [docstring, *(node.body[1:] if _is_docstring(node.body[0]) else node.body)]
 
 
 def _is_private_module(file: Path) -> bool:

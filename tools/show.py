@@ -5,7 +5,7 @@ import io
 import textwrap
 from pathlib import Path
 
-from tools import plugin, results, specfile
+from tools import contracts, plugin, results, specfile
 from tools.bugs import all_bugs
 from tools.report import next_step, own_path
 from tools.results import NO_SPECS, ItemStatus
@@ -30,6 +30,10 @@ def show(item_id: str, impl: str = LEARNER, root: Path | None = None) -> int:
         print(f"  paper   {paper}")
     print(f"  write   {own_path(impl, item)}: {', '.join(item.names)}")
     print(f"  check   pytest{'' if impl == PACKAGE else f' --impl={impl}'} --item {item.id}")
+    for name, lines in contracts.promises(root, item.id).items():
+        print(f"\ncontract of {name}")
+        for line in lines:
+            _print_wrapped(line, "  • ")
     laws = [s for s in specs if s.file.endswith("_laws.py")]
     for kind in KINDS:
         # The cases of a spec make the same claim.

@@ -162,3 +162,15 @@ def test_what_rests_on_a_solution_does_not_come_along(house):
     assert "return work(x)" in made["layers/linear.py"]
     for part in ("layers/embedding.py", "layers/part.py"):
         assert "NotImplementedError" in made[part] and "work" not in made[part]
+
+
+def test_the_skeleton_carries_the_contract():
+    text = 'class Double:\n    """Twice.\n\n    Args:\n        times: how often.\n    """\n\n    def f(self):\n        return 2\n'
+    made = scaffold.skeleton(
+        text, contracts={"Double": ["times: int >= 1", "counterpart: " + "a very long name " * 10]}
+    )
+    documented = ast.get_docstring(ast.parse(made).body[-1])
+    start = "Twice.\n\nArgs:\n    times: how often.\n\nContract:\n    times: int >= 1\n    counterpart: a"
+    assert documented.startswith(start)
+    assert max(map(len, documented.splitlines())) <= 108
+    assert "Contract" not in scaffold.skeleton(text, contracts={"Triple": ["times: int >= 1"]})
