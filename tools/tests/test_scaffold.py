@@ -165,7 +165,8 @@ def test_what_rests_on_a_solution_does_not_come_along(house):
 
 
 def test_the_skeleton_carries_the_contract():
-    text = 'class Double:\n    """Twice.\n\n    Args:\n        times: how often.\n    """\n\n    def f(self):\n        return 2\n'
+    docstring = '"""Twice.\n\n    Args:\n        times: how often.\n    """'
+    text = f"class Double:\n    {docstring}\n\n    def f(self):\n        return 2\n"
     made = scaffold.skeleton(
         text, contracts={"Double": ["times: int >= 1", "counterpart: " + "a very long name " * 10]}
     )
