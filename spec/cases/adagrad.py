@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.optim.adagrad import Adagrad
 from spec.cases import Bad, OptimizerCase
+from spec.contract import Contract, parameter
 
 CASES = []
 
@@ -56,5 +57,22 @@ OPTIMIZER_CASES = [
         build=lambda params: Adagrad(params, **SETTINGS, initial_accumulator_value=0.5),
         library=lambda params: torch.optim.Adagrad(params, **SETTINGS, initial_accumulator_value=0.5),
         exempt={"settings_belong_to_groups": "torch.optim.Adagrad has one initial sum for all groups"},
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="adagrad",
+        name="Adagrad",
+        of=Adagrad,
+        calls=({"params": [parameter()]},),
+        ranges={
+            "lr": "[0, inf]",
+            "lr_decay": "[0, inf]",
+            "weight_decay": "[0, inf]",
+            "initial_accumulator_value": "[0, inf]",
+            "eps": "[0, inf]",
+        },
+        remembers="sum, of each parameter's shape and dtype; its steps",
     ),
 ]

@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.optim.adamw import AdamW
 from spec.cases import Bad, OptimizerCase
+from spec.contract import Contract, parameter
 
 CASES = []
 
@@ -59,5 +60,20 @@ OPTIMIZER_CASES = [
         name="AdamW, amsgrad",
         build=lambda params: AdamW(params, **SETTINGS, amsgrad=True),
         library=lambda params: torch.optim.AdamW(params, **SETTINGS, amsgrad=True),
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="adamw",
+        name="AdamW",
+        of=AdamW,
+        calls=({"params": [parameter()]},),
+        ranges={
+            "lr": "[0, inf]",
+            "eps": "[0, inf]",
+            "weight_decay": "[0, inf]",
+        },
+        remembers="exp_avg, exp_avg_sq, with amsgrad max_exp_avg_sq, of each parameter's shape and dtype; its steps",
     ),
 ]

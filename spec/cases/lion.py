@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.optim.lion import Lion
 from spec.cases import Bad, OptimizerCase, without_counterpart
+from spec.contract import Contract, parameter
 
 CASES = []
 
@@ -48,5 +49,19 @@ OPTIMIZER_CASES = [
         build=lambda params: Lion(params, **SETTINGS),
         bad=BAD,
         exempt=without_counterpart("torch.optim has no Lion"),
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="lion",
+        name="Lion",
+        of=Lion,
+        calls=({"params": [parameter()]},),
+        ranges={
+            "lr": "[0, inf]",
+            "weight_decay": "[0, inf]",
+        },
+        remembers="exp_avg, of each parameter's shape and dtype",
     ),
 ]

@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.optim.radam import RAdam
 from spec.cases import Bad, OptimizerCase
+from spec.contract import Contract, parameter
 
 CASES = []
 
@@ -57,5 +58,20 @@ OPTIMIZER_CASES = [
         name="RAdam, decoupled decay",
         build=lambda params: RAdam(params, **SETTINGS, decoupled_weight_decay=True),
         library=lambda params: torch.optim.RAdam(params, **SETTINGS, decoupled_weight_decay=True),
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="radam",
+        name="RAdam",
+        of=RAdam,
+        calls=({"params": [parameter()]},),
+        ranges={
+            "lr": "[0, inf]",
+            "eps": "[0, inf]",
+            "weight_decay": "[0, inf]",
+        },
+        remembers="exp_avg, exp_avg_sq, of each parameter's shape and dtype; its steps",
     ),
 ]
