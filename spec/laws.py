@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -308,6 +307,8 @@ class Law:
         return bool(has_enough) and self.exempted_as not in case.exempt
 
     def marks(self) -> list:
+        import pytest  # late: golden values are derived in environments without it
+
         marks = [pytest.mark.project_convention(*self.asked_of)] if self.asked_of else []
         return marks + ([pytest.mark.own_code] if self.own_code else [])
 
@@ -337,6 +338,8 @@ def law(claim: str, *, source: str, among: dict[str, Law] = OF_MODULES, **option
 
 def every(among: dict[str, Law], cases):
     """Parametrize over all pairs of a law and a record that it applies to, each marked with the record's item."""
+    import pytest
+
     pairs = [(law, case) for law in among.values() for case in cases if law.applies_to(case)]
     return pytest.mark.parametrize(
         ("law", "case"),
