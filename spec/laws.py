@@ -394,9 +394,9 @@ def deepcopy_independent(build, inputs):
     if isinstance(module, nn.Module):
         randomise(module)
     before = _run(module, inputs)
-    twin = copy.deepcopy(module)
-    _same_outputs(_run(twin, inputs), before)
-    for t in [*twin.parameters(), *twin.buffers()]:
+    counterpart = copy.deepcopy(module)
+    _same_outputs(_run(counterpart, inputs), before)
+    for t in [*counterpart.parameters(), *counterpart.buffers()]:
         t.data.fill_(3)
     _same_outputs(_run(module, inputs), before)
 
@@ -457,12 +457,12 @@ def accepts_non_contiguous(build, inputs):
     spread = _map(_strided, inputs)
     for train in (True, False):
         function = _in_mode(build(), train)
-        twin = copy.deepcopy(function)
-        assert_all_close(_run(function, spread), _run(twin, inputs))
+        counterpart = copy.deepcopy(function)
+        assert_all_close(_run(function, spread), _run(counterpart, inputs))
         reseed(0)
         found = gradients(function, inputs, lay_out=_strided)
         reseed(0)
-        assert_all_close(found, gradients(twin, inputs))
+        assert_all_close(found, gradients(counterpart, inputs))
 
 
 def _strided(t):
@@ -605,13 +605,13 @@ def works_on_meta(build, inputs):
 def compiles(build, inputs):
     with _without_shape_checks():  # they do not trace
         function = _in_mode(build(), train=True)
-        twin = copy.deepcopy(function)
+        counterpart = copy.deepcopy(function)
         torch._dynamo.reset()
-        compiled = torch.compile(twin, backend="eager", fullgraph=True)
+        compiled = torch.compile(counterpart, backend="eager", fullgraph=True)
         reseed(0)
         expected = gradients(function, inputs)
         reseed(0)
-        found = gradients(_with_parameters_of(compiled, twin), inputs)
+        found = gradients(_with_parameters_of(compiled, counterpart), inputs)
         assert_all_close(found, expected)
 
 

@@ -40,15 +40,15 @@ def shares(module, blocks, random=2, window=3, number_of_global=2):
     value says in which block it stands.
     """
     heads = len(module.draws)
-    twin = BlockSparseAttention(heads * blocks, heads, 1, random, window, number_of_global, blocks).double()
-    for parameter in twin.parameters():
+    counterpart = BlockSparseAttention(heads * blocks, heads, 1, random, window, number_of_global, blocks).double()
+    for parameter in counterpart.parameters():
         nn.init.zeros_(parameter)
     for head in range(heads):
-        twin.v_proj.weight.data[head * blocks : (head + 1) * blocks, :blocks] = torch.eye(blocks)
-    nn.init.eye_(twin.out_proj.weight)
-    twin.draws.copy_(module.draws[:, :blocks])
+        counterpart.v_proj.weight.data[head * blocks : (head + 1) * blocks, :blocks] = torch.eye(blocks)
+    nn.init.eye_(counterpart.out_proj.weight)
+    counterpart.draws.copy_(module.draws[:, :blocks])
     x = torch.eye(blocks, heads * blocks, dtype=torch.float64)
-    return twin(x[None])[0].unflatten(1, (heads, blocks)).transpose(0, 1)
+    return counterpart(x[None])[0].unflatten(1, (heads, blocks)).transpose(0, 1)
 
 
 def dense(module, x, read, present, size=3):

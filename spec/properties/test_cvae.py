@@ -571,12 +571,12 @@ def test_integer_labels_and_tables():
         return Concatenated(nn.Sequential(linear, nn.Tanh()))
 
     assert isinstance(by_number.encoder, Table)
-    twin = ConditionalVAE(by_code(by_number.encoder), by_code(by_number.decoder), 3)
+    counterpart = ConditionalVAE(by_code(by_number.encoder), by_code(by_number.decoder), 3)
     data = pairs(batch=3)[0]
     codes = torch.eye(4, dtype=torch.float64)[label]
     found, expected = (
         model.importance_bound(data, c, 4, reduction="none", generator=seeded(0))
-        for model, c in ((by_number, label), (twin, codes))
+        for model, c in ((by_number, label), (counterpart, codes))
     )
     laws.assert_close(found, expected)
 

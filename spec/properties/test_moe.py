@@ -87,9 +87,9 @@ def test_the_chosen_experts_add_up(kind):
     """
     options = KINDS[kind]
     layer = ready(**options)
-    twin = Dense(layer, top_k=options["top_k"], normalize=options.get("normalize", True))
-    laws.gradients_match(_Output(layer), twin, normal(2, 7, 6))
-    laws.gradients_match(_Output(layer), twin, normal(5, 6, seed=1))
+    counterpart = Dense(layer, top_k=options["top_k"], normalize=options.get("normalize", True))
+    laws.gradients_match(_Output(layer), counterpart, normal(2, 7, 6))
+    laws.gradients_match(_Output(layer), counterpart, normal(5, 6, seed=1))
 
 
 class _Output(nn.Module):

@@ -287,9 +287,9 @@ class UnsavedBuffer(Double):
 
 class SharesItsCopy(Double):
     def __deepcopy__(self, memo):
-        twin = SharesItsCopy()
-        twin.weight = self.weight
-        return twin
+        counterpart = SharesItsCopy()
+        counterpart.weight = self.weight
+        return counterpart
 
 
 class NoiseInEval(Double):

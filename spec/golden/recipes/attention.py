@@ -82,8 +82,8 @@ def _function(recipe, tag, first, second, shapes, seed):
     grads = torch.autograd.grad(output, leaves, torch.from_numpy(cotangent), create_graph=True)
     (curvature,) = torch.autograd.grad(grads[1], leaves[0], torch.from_numpy(tangent))
 
-    twin, pull = jax.vjp(second, *map(jnp.asarray, arrays))
-    recipe.expect(f"output_{tag}", output, second=twin)
+    counterpart, pull = jax.vjp(second, *map(jnp.asarray, arrays))
+    recipe.expect(f"output_{tag}", output, second=counterpart)
     for name, grad, other in zip(shapes, grads, pull(jnp.asarray(cotangent))):
         recipe.expect(f"d_{name}_{tag}", grad, second=other)
 
@@ -181,7 +181,7 @@ def _flax_and_torch(recipe):
     tokens, hidden = torch.from_numpy(x), torch.from_numpy(~kept)
     output, weights = module(tokens, tokens, tokens, key_padding_mask=hidden, average_attn_weights=False)
 
-    twin = flax.linen.MultiHeadDotProductAttention(HEADS, dtype="float64", param_dtype="float64")
+    counterpart = flax.linen.MultiHeadDotProductAttention(HEADS, dtype="float64", param_dtype="float64")
     names = {"query": 0, "key": 1, "value": 2}
     params = {
         name: {
@@ -195,7 +195,7 @@ def _flax_and_torch(recipe):
         "bias": state["out_proj.bias"],
     }
     mask = jnp.asarray(kept)[:, None, None]
-    second, sown = twin.apply(
+    second, sown = counterpart.apply(
         {"params": params}, jnp.asarray(x), mask=mask, sow_weights=True, mutable=["intermediates"]
     )
     recipe.expect("y", output, second=second)
@@ -261,8 +261,8 @@ def _of_widths(recipe):
         read = _jax_attention(*heads, mask=jnp.asarray(kept)[:, None, None]).swapaxes(1, 2)
         return read.reshape(BATCH, -1, WIDTH) @ state["out_proj.weight"].T + state["out_proj.bias"]
 
-    twin, pull = jax.vjp(second, *map(jnp.asarray, arrays))
-    recipe.expect("y", output, second=twin)
+    counterpart, pull = jax.vjp(second, *map(jnp.asarray, arrays))
+    recipe.expect("y", output, second=counterpart)
     recipe.expect("weights", weights)
     for name, grad, other in zip(inputs, grads, pull(jnp.asarray(cotangent))):
         recipe.expect(f"d_{name}", grad, second=other)

@@ -53,8 +53,8 @@ def flash_attention(recipe: Recipe) -> None:
             scores = jnp.einsum("bhtd,bhsd->bhts", query, key) * scale + added
             return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(scores, axis=-1), value)
 
-        twin, pull = jax.vjp(formula, *map(jnp.asarray, arrays))
-        recipe.expect(f"output_{tag}", output, second=twin)
+        counterpart, pull = jax.vjp(formula, *map(jnp.asarray, arrays))
+        recipe.expect(f"output_{tag}", output, second=counterpart)
         scores = np.einsum("bhtd,bhsd->bhts", *arrays[:2]) * scale + added
         recipe.expect(f"lse_{tag}", lse, second=logsumexp(scores, axis=-1))
         for name, grad, other in zip(shapes, grads, pull(jnp.asarray(cotangent))):

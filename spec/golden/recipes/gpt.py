@@ -85,9 +85,9 @@ def gpt(recipe: Recipe) -> None:
     recipe.expect("loss", loss, second=_jax_loss(state, tokens, places, past, everything))
     names = [n for n, _ in model.named_parameters()]
     grads = torch.autograd.grad(loss, list(model.parameters()))
-    twins = jax.grad(_jax_loss)(state, tokens, places, past, everything)
+    counterparts = jax.grad(_jax_loss)(state, tokens, places, past, everything)
     for name, grad in zip(names, grads):
-        recipe.expect(f"d_gpt2.{name}", grad, second=twins[name.removeprefix("transformer.")])
+        recipe.expect(f"d_gpt2.{name}", grad, second=counterparts[name.removeprefix("transformer.")])
 
     kept = recipe.given("key_mask", np.array([[True] * 8, [False] * 3 + [True] * 5]))
     places = np.maximum(kept.cumsum(-1) - 1, 0)

@@ -100,8 +100,8 @@ def latent_attention(recipe: Recipe) -> None:
         leaves = [leaf, *(layer.get_parameter(n) for n in names)]
         slopes = torch.autograd.grad(output, leaves, torch.from_numpy(cotangent))
 
-        twins = {name: jnp.asarray(w) for name, w in weights.items()}
-        (second, latent, rope_key), pull = jax.vjp(_formula, jnp.asarray(x), twins)
+        counterparts = {name: jnp.asarray(w) for name, w in weights.items()}
+        (second, latent, rope_key), pull = jax.vjp(_formula, jnp.asarray(x), counterparts)
         of_x, of_weights = pull((jnp.asarray(cotangent), 0 * latent, 0 * rope_key))
         recipe.expect(f"y_{tag}", output, second=second)
         recipe.expect(f"latent_{tag}", cache.layers[0].keys[:, 0], second=latent)

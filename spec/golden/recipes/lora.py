@@ -120,8 +120,8 @@ def lora(recipe: Recipe) -> None:
         wanted = ([] if kind == "embedding" else [tensor]) + [leaves["lora_A"], leaves["lora_B"]]
         slopes = torch.autograd.grad(y, wanted, torch.from_numpy(cotangent))
 
-        twin = functools.partial(_jax_layers()[kind], jnp.asarray(x))
-        second, pull = jax.vjp(twin, jax.tree.map(jnp.asarray, numbers))
+        counterpart = functools.partial(_jax_layers()[kind], jnp.asarray(x))
+        second, pull = jax.vjp(counterpart, jax.tree.map(jnp.asarray, numbers))
         (second_slopes,) = pull(jnp.asarray(cotangent))
         recipe.expect(f"{kind}_y", y, second=second)
         if kind != "embedding":

@@ -109,19 +109,19 @@ def mamba(recipe: Recipe) -> None:
         chosen = jax.numpy.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], -1)
         return -chosen.mean(), logits
 
-    twins = {name: jax.numpy.asarray(w) for name, w in weights.items() if name != "lm_head.weight"}
-    (second_loss, second_logits), second_slopes = jax.value_and_grad(of_tokens, has_aux=True)(twins)
+    counterparts = {name: jax.numpy.asarray(w) for name, w in weights.items() if name != "lm_head.weight"}
+    (second_loss, second_logits), second_slopes = jax.value_and_grad(of_tokens, has_aux=True)(counterparts)
     recipe.expect("logits", logits, second=second_logits)
     recipe.expect("loss", loss, second=second_loss)
     for name, slope in zip(names, slopes, strict=True):
         recipe.expect(f"slope.{name}", slope, second=second_slopes[name])
     text = tokens[:, :3]
     for _ in range(12):
-        text = np.concatenate([text, np.asarray(_model(jax, text, twins))[:, -1:].argmax(-1)], 1)
+        text = np.concatenate([text, np.asarray(_model(jax, text, counterparts))[:, -1:].argmax(-1)], 1)
     recipe.expect("generated", made, second=text)
 
-    twins = {name: jax.numpy.asarray(w) for name, w in block_weights.items()}
-    second, pull = jax.vjp(lambda x, w: _block(jax, x, w), jax.numpy.asarray(x), twins)
+    counterparts = {name: jax.numpy.asarray(w) for name, w in block_weights.items()}
+    second, pull = jax.vjp(lambda x, w: _block(jax, x, w), jax.numpy.asarray(x), counterparts)
     of_x, of_weights = pull(jax.numpy.asarray(cotangent))
     recipe.expect("block_y", output, second=second)
     for name, slope in zip(block_names, block_slopes, strict=True):

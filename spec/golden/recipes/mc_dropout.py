@@ -103,8 +103,8 @@ def _all_masks(recipe):
         first, second = first + chance * y, second + chance * y**2
         hidden = torch.relu(torch.einsum("hd,bd->bh", torch.from_numpy(w * r), torch.from_numpy(x) / (1 - p)))
         ours.append((chance, torch.einsum("oh,bh->bo", torch.from_numpy(v * s), hidden) / (1 - q)))
-    chances = torch.tensor([c for c, _ in ours], dtype=torch.float64)[:, None, None]
+    probabilities = torch.tensor([c for c, _ in ours], dtype=torch.float64)[:, None, None]
     outputs = torch.stack([y for _, y in ours])
-    mean = (chances * outputs).sum(0)
+    mean = (probabilities * outputs).sum(0)
     recipe.expect("masks.mean", first, second=mean)
-    recipe.expect("masks.variance", second - first**2, second=(chances * (outputs - mean) ** 2).sum(0))
+    recipe.expect("masks.variance", second - first**2, second=(probabilities * (outputs - mean) ** 2).sum(0))

@@ -88,9 +88,9 @@ def moe(recipe: Recipe) -> None:
             output = block(leaf)
             names = ["x", *(name for name, _ in block.named_parameters())]
             slopes = torch.autograd.grad(output, [leaf, *block.parameters()], torch.from_numpy(cotangent))
-            twins = {name: jax.numpy.asarray(w) for name, w in weights.items()}
+            counterparts = {name: jax.numpy.asarray(w) for name, w in weights.items()}
             call = lambda x, w, k=top_k, r=renormalised, s=shared: _dense(jax, x, w, k, r, s)  # noqa: E731
-            second, pull = jax.vjp(call, jax.numpy.asarray(x), twins)
+            second, pull = jax.vjp(call, jax.numpy.asarray(x), counterparts)
             of_x, of_weights = pull(jax.numpy.asarray(cotangent))
             recipe.expect(f"{tag}_y", output, second=second)
             for name, slope in zip(names, slopes, strict=True):

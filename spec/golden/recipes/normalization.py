@@ -43,12 +43,12 @@ def _derivatives(recipe, tag, module, second, x, weight=None, bias=None):
     (curvature,) = torch.autograd.grad(grads[0], leaf, torch.from_numpy(tangent))
 
     arguments = (x,) if weight is None else (x, weight, bias)
-    twin, pull = jax.vjp(second, *arguments)
+    counterpart, pull = jax.vjp(second, *arguments)
 
     def slope_along_tangent(t):
         return jnp.vdot(jax.vjp(lambda s: second(s, *arguments[1:]), t)[1](cotangent)[0], tangent)
 
-    recipe.expect(f"y_{tag}", output, second=twin)
+    recipe.expect(f"y_{tag}", output, second=counterpart)
     for name, first, other in zip(("dx", "dweight", "dbias"), grads, pull(cotangent)):
         recipe.expect(f"{name}_{tag}", first, second=other)
     recipe.expect(f"curvature_{tag}", curvature, second=jax.grad(slope_along_tangent)(x))
@@ -120,9 +120,9 @@ def batch_norm(recipe: Recipe) -> None:
         recipe.expect(f"running_mean_{tag}", module.running_mean, second=running_mean)
         recipe.expect(f"running_var_{tag}", module.running_var, second=running_var)
         columns = (slice(None), None, None)
-        twin = (batches[0] - running_mean[columns]) / np.sqrt(running_var + EPS)[columns]
-        twin = twin * weight[columns] + bias[columns]
-        recipe.expect(f"evaluated_{tag}", module.eval()(torch.from_numpy(batches[0])), second=twin)
+        counterpart = (batches[0] - running_mean[columns]) / np.sqrt(running_var + EPS)[columns]
+        counterpart = counterpart * weight[columns] + bias[columns]
+        recipe.expect(f"evaluated_{tag}", module.eval()(torch.from_numpy(batches[0])), second=counterpart)
 
 
 @recipe("layer-norm", oracle="torch.nn.LayerNorm in float64", second=f"{SECOND}; ±1/√5, ±3/√5", needs=NEEDS)
@@ -179,8 +179,8 @@ def instance_norm(recipe: Recipe) -> None:
     variance = share @ batches.var(axis=(3, 4), ddof=1).mean(axis=1) + 0.7**3
     recipe.expect("running_mean", module.running_mean, second=mean)
     recipe.expect("running_var", module.running_var, second=variance)
-    twin = (batches[0] - mean[:, None, None]) / np.sqrt(variance + EPS)[:, None, None]
-    recipe.expect("evaluated", module.eval()(torch.from_numpy(batches[0])), second=twin)
+    counterpart = (batches[0] - mean[:, None, None]) / np.sqrt(variance + EPS)[:, None, None]
+    recipe.expect("evaluated", module.eval()(torch.from_numpy(batches[0])), second=counterpart)
 
 
 @recipe("group-norm", oracle="torch.nn.GroupNorm in float64", second=SECOND, needs=NEEDS)

@@ -49,9 +49,11 @@ def _marginals(recipe, rng):
         more = torch.cat([leaves[1], torch.zeros(B, K, 1, V, dtype=torch.float64)], dim=2)
         loss = library.get_nll(model, more.flatten(0, 1), leaves[0], padded)
         slopes = torch.autograd.grad(loss.sum(), leaves)
-        twin = second(kind)
-        of_scores, of_logits = jax.grad(lambda s, l, twin=twin: twin(s, l).sum(), argnums=(0, 1))(scores, logits)
-        recipe.expect(f"nll_{kind}", loss, second=twin(scores, logits))
+        counterpart = second(kind)
+        of_scores, of_logits = jax.grad(lambda s, l, counterpart=counterpart: counterpart(s, l).sum(), argnums=(0, 1))(
+            scores, logits
+        )
+        recipe.expect(f"nll_{kind}", loss, second=counterpart(scores, logits))
         recipe.expect(f"slope_scores_{kind}", slopes[0], second=of_scores)
         recipe.expect(f"slope_logits_{kind}", slopes[1], second=of_logits)
 

@@ -50,7 +50,7 @@ def sliding_window_attention(recipe: Recipe) -> None:
             marked[sample, row[row >= 0]] = True
         kept = torch.from_numpy(present)
         hidden, special = ~kept, torch.from_numpy(marked)
-        leaf, twin = (torch.from_numpy(x).requires_grad_() for _ in range(2))
+        leaf, counterpart = (torch.from_numpy(x).requires_grad_() for _ in range(2))
         output = layer(
             leaf,
             attention_mask=torch.zeros(2, 12, dtype=torch.float64).masked_fill(hidden, -1e4).masked_fill(special, 1e4),
@@ -60,10 +60,10 @@ def sliding_window_attention(recipe: Recipe) -> None:
         )[0]
         output = output @ torch.from_numpy(dense["weight"]).T + torch.from_numpy(dense["bias"])
         # Rows of padding are zeroed there, and mean nothing. Softmax is float32 there: dense attention is more exact.
-        output, expected = output[kept], _dense(twin, state, dense, present, marked)[kept]
+        output, expected = output[kept], _dense(counterpart, state, dense, present, marked)[kept]
         recipe.expect(f"y_{tag}", expected, second=output)
         cotangent = torch.from_numpy(recipe.given(f"cotangent_{tag}", rng.normal(size=output.shape)))
-        slopes = [torch.autograd.grad(y, t, cotangent)[0] for y, t in ((expected, twin), (output, leaf))]
+        slopes = [torch.autograd.grad(y, t, cotangent)[0] for y, t in ((expected, counterpart), (output, leaf))]
         # Theirs is NaN in the sample with fewer global tokens than the other.
         recipe.expect(f"d_x_{tag}", slopes[0], second=slopes[1] if tag == "local" else None)
 

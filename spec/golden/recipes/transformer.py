@@ -65,7 +65,7 @@ def _block(activation, norm_first, eps=EPS):
     return run
 
 
-def _expect(recipe, tag, module, twin, state, inputs, seed):
+def _expect(recipe, tag, module, counterpart, state, inputs, seed):
     """Output and the gradients to inputs and to the parameters of both: `module` in torch, `second(state, *inputs)`."""
     import jax
     import jax.numpy as jnp
@@ -75,9 +75,9 @@ def _expect(recipe, tag, module, twin, state, inputs, seed):
     output = module(*leaves)
     cotangent = recipe.given(f"cotangent_{tag}", _normal(seed, *output.shape))
     names = [n for n in state if n.endswith("weight")]
-    parameters = dict(twin.parameters)
+    parameters = dict(counterpart.parameters)
     grads = torch.autograd.grad(output, leaves + [parameters[n] for n in names], torch.from_numpy(cotangent))
-    other, pull = jax.vjp(twin.run, {n: jnp.asarray(a) for n, a in state.items()}, *map(jnp.asarray, inputs))
+    other, pull = jax.vjp(counterpart.run, {n: jnp.asarray(a) for n, a in state.items()}, *map(jnp.asarray, inputs))
     of_state, *of_inputs = pull(jnp.asarray(cotangent))
     recipe.expect(f"y_{tag}", output, second=other)
     for n, (grad, second) in enumerate(zip(grads, of_inputs)):

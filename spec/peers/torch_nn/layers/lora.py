@@ -186,21 +186,21 @@ def inject_lora(model, target_modules, r=8, lora_alpha=16, lora_dropout=0.0):
     frozen = {p: p.requires_grad for p in model.parameters()}
     try:
         layers = {id(modules[n]): modules[n] for n in chosen}
-        twins = {key: _adapter(layer, r, lora_alpha, lora_dropout) for key, layer in layers.items()}
+        counterparts = {key: _adapter(layer, r, lora_alpha, lora_dropout) for key, layer in layers.items()}
     except ValueError:
         for parameter, before in frozen.items():
             parameter.requires_grad_(before)
         raise
-    for key, twin in twins.items():
-        twin.train(layers[key].training)
-        twin.register_forward_pre_hook(lambda module, inputs: None)
+    for key, counterpart in counterparts.items():
+        counterpart.train(layers[key].training)
+        counterpart.register_forward_pre_hook(lambda module, inputs: None)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if id(child) in twins:
-                parent._modules[name] = twins[id(child)]
+            if id(child) in counterparts:
+                parent._modules[name] = counterparts[id(child)]
         if isinstance(parent, nn.TransformerEncoder):
             parent.use_nested_tensor = False
-    model = twins.get(id(model), model)
+    model = counterparts.get(id(model), model)
     mark_only_lora_as_trainable(model)
     return model
 

@@ -61,18 +61,18 @@ def sampling_distribution(logits, temperature=1.0, top_k=None, top_p=None):
     if temperature == 0:
         return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     dtype, logits = logits.dtype, logits.double()
-    chances = nn.functional.softmin((logits.amax(-1, keepdim=True) - logits) / temperature, -1)
+    probabilities = nn.functional.softmin((logits.amax(-1, keepdim=True) - logits) / temperature, -1)
     if top_k is not None and top_k < logits.shape[-1]:
-        kth = chances.kthvalue(logits.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
-        chances = torch.where(chances >= kth, chances, 0)
-        chances = chances / chances.sum(-1, keepdim=True)
+        kth = probabilities.kthvalue(logits.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
+        probabilities = torch.where(probabilities >= kth, probabilities, 0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     if top_p is not None and top_p < 1:
-        order = chances.argsort(dim=-1, descending=True, stable=True)
-        reached = chances.gather(-1, order).cumsum(-1) >= top_p
+        order = probabilities.argsort(dim=-1, descending=True, stable=True)
+        reached = probabilities.gather(-1, order).cumsum(-1) >= top_p
         last = torch.where(reached.any(-1), reached.int().argmax(-1), logits.shape[-1] - 1)
         rank = order.argsort(-1)
-        chances = torch.where(rank <= last[..., None], chances, 0)
-    return (chances / chances.sum(-1, keepdim=True)).to(dtype)
+        probabilities = torch.where(rank <= last[..., None], probabilities, 0)
+    return (probabilities / probabilities.sum(-1, keepdim=True)).to(dtype)
 
 
 def decay_groups(model, weight_decay):
