@@ -1,6 +1,7 @@
 """The range of an argument as a contract states it and as specs try it: the boundary works, beyond it raises.
 
 "int >= 1"           whole numbers from 1 on
+"int in [2, 16]"      whole numbers between two ends that belong to the range
 "[0, 1)"             real numbers; a bracket belongs to the range, a parenthesis does not
 "[0, inf)"           finite, and not negative
 "'zeros', 'same'"    one of these strings
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 _WHOLE = re.compile(r"int >= (-?\d+)")
+_BETWEEN = re.compile(r"int in \[(-?\d+), (-?\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ def parse(text: str) -> Range:
     if whole := _WHOLE.fullmatch(main):
         least = int(whole[1])
         return Range((least, *none), (least - 1,))
+    if between := _BETWEEN.fullmatch(main):
+        least, most = int(between[1]), int(between[2])
+        return Range((least, most, *none), (least - 1, most + 1))
     if interval := _INTERVAL.fullmatch(main):
         ends = ((interval[1] == "[", float(interval[2]), -math.inf), (interval[4] == "]", float(interval[3]), math.inf))
         inside = tuple(end for closed, end, _ in ends if closed)
