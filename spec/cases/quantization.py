@@ -19,7 +19,7 @@ from impl.compression.quantization import (
     weight_grid,
 )
 from spec.cases import Bad, Case
-from spec.contract import Contract
+from spec.contract import Contract, Fresh
 
 ITEM = "post-training-quantization"
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
@@ -280,11 +280,11 @@ CONTRACTS = [
             "shift": "(out_features,)",
         },
     ),
-    _promise(fold_batch_norm, "fold_batch_norm", {"layer": linear(), "norm": nn.BatchNorm1d(5)}),
+    _promise(fold_batch_norm, "fold_batch_norm", {"layer": Fresh(linear), "norm": Fresh(lambda: nn.BatchNorm1d(5))}),
     _promise(
         quantize_model,
         "quantize_model",
-        {"model": linear(), "batches": [normal(9, 7)]},
+        {"model": Fresh(linear), "batches": [normal(9, 7)]},
         ranges={"bits": "int in [2, 8]"},
     ),
 ]

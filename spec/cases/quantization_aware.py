@@ -14,7 +14,7 @@ from impl.compression.quantization_aware import (
     prepare_qat,
 )
 from spec.cases import Bad, Case
-from spec.contract import Contract
+from spec.contract import Contract, Fresh
 
 ITEM = "quantization-aware-training"
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
@@ -185,6 +185,6 @@ CONTRACTS = [
         },
         remembers=f"{OBSERVED}, of input and output",
     ),
-    _promise(prepare_qat, "prepare_qat", {"model": nn.Linear(7, 5)}, ranges=EIGHT_BITS),
-    _promise(convert, "convert", {"model": nn.Linear(7, 5)}),
+    _promise(prepare_qat, "prepare_qat", {"model": Fresh(lambda: nn.Linear(7, 5))}, ranges=EIGHT_BITS),
+    _promise(convert, "convert", {"model": Fresh(lambda: nn.Linear(7, 5))}),
 ]
