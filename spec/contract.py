@@ -15,6 +15,13 @@ from spec import laws
 from spec.ranges import parse
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """An argument that is made anew for each call: one that the call changes, or that the subject itself makes."""
+
+    make: Callable[[], object]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contract:
     """What is promised of one public class or function, beyond its signature and docstring.
@@ -46,7 +53,8 @@ class Contract:
 
     def build(self, **changed):
         """Make one with the first argument set, some arguments changed; a function is called."""
-        return self.of(**(dict(self.calls[0]) | changed))
+        arguments = dict(self.calls[0]) | changed
+        return self.of(**{k: value.make() if isinstance(value, Fresh) else value for k, value in arguments.items()})
 
     def counterpart(self, arguments: Mapping):
         module, _, name = self.library.rpartition(".")

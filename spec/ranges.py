@@ -1,10 +1,11 @@
 """The range of an argument as a contract states it and as specs try it: the boundary works, beyond it raises.
 
 "int >= 1"           whole numbers from 1 on
+"int in [2, 16]"      whole numbers between two ends that belong to the range
 "[0, 1)"             real numbers; a bracket belongs to the range, a parenthesis does not
 "[0, inf)"           finite, and not negative
 "'zeros', 'same'"    one of these strings
-"… or None"          None as well
+"int >= 1 or None"   alternatives, None among them
 """
 
 import ast
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 _WHOLE = re.compile(r"int >= (-?\d+)")
+_BETWEEN = re.compile(r"int in \[(-?\d+), (-?\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,29 @@ def parse(text: str) -> Range:
     Raises:
         ValueError: it is written in none of the forms above.
     """
-    main, _, optional = text.partition(" or ")
-    if optional not in ("", "None"):
-        raise ValueError(f"expected a range with nothing but 'or None' after it, found {text!r}")
-    none = (None,) if optional else ()
+    ranges = [_parse(alternative) for alternative in text.split(" or ")]
+    return Range(sum((one.inside for one in ranges), ()), sum((one.outside for one in ranges), ()))
+
+
+def _parse(main: str) -> Range:
+    if main == "None":
+        return Range((None,), ())
     if whole := _WHOLE.fullmatch(main):
         least = int(whole[1])
-        return Range((least, *none), (least - 1,))
+        return Range((least,), (least - 1,))
+    if between := _BETWEEN.fullmatch(main):
+        least, most = int(between[1]), int(between[2])
+        return Range((least, most), (least - 1, most + 1))
     if interval := _INTERVAL.fullmatch(main):
         ends = ((interval[1] == "[", float(interval[2]), -math.inf), (interval[4] == "]", float(interval[3]), math.inf))
         inside = tuple(end for closed, end, _ in ends if closed)
         # The next float beyond an end that belongs to the range; an end that does not is itself the first beyond.
         beyond = (math.nextafter(end, away) if closed else end for closed, end, away in ends)
-        return Range(
-            (*inside, *none), tuple(x for x, (closed, end, _) in zip(beyond, ends) if not (closed and math.isinf(end)))
-        )
+        return Range(inside, tuple(x for x, (closed, end, _) in zip(beyond, ends) if not (closed and math.isinf(end))))
     try:
         words = ast.literal_eval(f"({main},)")
     except (SyntaxError, ValueError):
         words = ()
     if not words or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"expected a range such as 'int >= 1', '[0, 1)' or \"'zeros', 'same'\", found {text!r}")
-    return Range((*words, *none), ("no such choice",))
+        raise ValueError(f"expected a range such as 'int >= 1', '[0, 1)' or \"'zeros', 'same'\", found {main!r}")
+    return Range(words, ("no such choice",))

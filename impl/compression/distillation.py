@@ -36,8 +36,8 @@ def distillation_loss(
         reduction: "mean" over the batch, or "none": one value a sample.
 
     Raises:
-        ValueError: logits of different shapes, targets of another, no sample to average, T not above 0, α outside of
-            [0, 1], another reduction.
+        ValueError: logits of different shapes, targets of another, no sample to average, T not above 0 or infinite,
+            α outside of [0, 1], another reduction.
 
     Source: Hinton, Vinyals & Dean 2015, §2.
     """

@@ -23,7 +23,7 @@ class Grid(NamedTuple):
     """What r = S (q − Z) needs: one S and Z, or one of each per channel along `axis`.
 
     Attributes:
-        scale: S, of shape () or (channels,).
+        scale: S, of shape () or (channels,); that of a range is at least 2⁻²³.
         zero_point: Z, int32, of the same shape.
         quant_min, quant_max: the first and the last integer.
         axis: the dimension of the channels.
@@ -44,14 +44,16 @@ def quantize(
     quant_max: int = 255,
     axis: int = 0,
 ) -> Integer[Tensor, "*shape"]:
-    """q = clamp(round(r/S) + Z, q_min, q_max), in the smallest integer type that holds q_min … q_max.
+    """q = clamp(round(r/S) + Z, q_min, q_max), in the first of uint8, int8, int16, int32 that holds q_min … q_max.
+
+    r/S is computed in the wider of their two types.
 
     Args:
         input: r.
         scale, zero_point: S and Z, of shape (), or (channels,) with channels the size of `axis`.
 
     Raises:
-        ValueError: S <= 0, Z no integer, an empty range of integers, or another number of channels.
+        ValueError: S <= 0, Z no integer, q_min >= q_max, or another number of channels than the size of `axis`.
 
     Source: Jacob et al. 2017, arXiv:1712.05877, eq. 1.
     """
@@ -101,7 +103,11 @@ def grid_of_range(low: Tensor, high: Tensor, bits: int, symmetric: bool, axis: i
 
 
 def weight_grid(weight: Float[Tensor, "d_out ..."], bits: int = 8, per_channel: bool = True) -> Grid:
-    """The symmetric grid over a weight's own range, one for each output or one for all."""
+    """The symmetric grid over a weight's own range, one for each output or one for all; it carries no gradient.
+
+    Raises:
+        ValueError: bits outside 2 to 16.
+    """
     largest = weight.detach().abs()
     largest = largest.flatten(1).amax(1) if per_channel else largest.amax()
     return grid_of_range(-largest, largest, bits, symmetric=True)

@@ -65,6 +65,11 @@ class MinMaxObserver(_RangeObserver):
         channels: how many channels get a range of their own; None for one range of all elements.
         axis: the dimension of the channels.
 
+    Attributes:
+        min_val, max_val: the range seen so far, buffers of shape () or (channels,).
+
+    An empty batch changes nothing. Ranges carry no gradient.
+
     Raises:
         ValueError: an argument out of range, or an input with another number of channels.
 
@@ -81,6 +86,9 @@ class MovingAverageMinMaxObserver(_RangeObserver):
     Args:
         bits, symmetric, channels, axis: as in `MinMaxObserver`.
         averaging_constant: c, the weight of the new batch, above 0 and at most 1.
+
+    Attributes:
+        min_val, max_val: as those of `MinMaxObserver`; the first batch initialises them.
 
     Raises:
         ValueError: as `MinMaxObserver`.
@@ -108,8 +116,9 @@ class MovingAverageMinMaxObserver(_RangeObserver):
 class PercentileObserver(nn.Module):
     """Leaves out the most extreme elements: a few outliers do not cost all others their precision.
 
-    Counts in 2·bins bins around 0. Where a batch exceeds them their width doubles until it fits, and neighbours are
-    counted together, so that old counts stay exact.
+    Counts in 2·bins bins around 0, of which each includes its lower end. The largest magnitude of the first batch is
+    where they end. Where a batch exceeds them their width doubles until it fits, and neighbours are counted together,
+    so that old counts stay exact. At each end the outermost bins are left out that together hold at most 1 − p.
 
     Args:
         bits, symmetric: as in `MinMaxObserver`.

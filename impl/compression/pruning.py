@@ -33,7 +33,8 @@ def magnitude_masks(
         scope: rank weights within their "layer", or over all layers: "global".
 
     Returns:
-        name → mask, True where the weight is kept. Where magnitudes tie, exactly as many as asked go.
+        name → mask, True where the weight is kept. Where magnitudes tie, exactly as many as asked go. No weights are
+        no error: their mask is empty.
 
     Raises:
         ValueError: a share outside of [0, 1], names or shapes that do not fit, another scope, or "global" with shares
@@ -95,6 +96,9 @@ class LotteryTicket(nn.Module):
             name → share for the parameters named, and no other.
         scope: rank weights within their "layer", or over all layers: "global".
 
+    Attributes:
+        model: the network, a module of this one.
+
     Raises:
         ValueError: as `magnitude_masks`, or no parameter of the name.
 
@@ -123,7 +127,7 @@ class LotteryTicket(nn.Module):
 
     @property
     def masks(self) -> dict[str, Bool[Tensor, "..."]]:
-        """m: name → which weights are left."""
+        """m: name → which weights are left, the tensors themselves: what is written into them counts."""
         return self.kept.named()
 
     def weights(self) -> dict[str, Tensor]:
@@ -139,7 +143,7 @@ class LotteryTicket(nn.Module):
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Drop the smallest of the weights left, as they are now, each layer by its share."""
+        """Drop the smallest of the weights left, as they are now, by their share; parameters are 0 where pruned."""
         trained = {name: self.model.get_parameter(name) for name in self.amount}
         for name, mask in magnitude_masks(trained, self.amount, self.masks, self.scope).items():
             self.masks[name].copy_(mask)

@@ -53,7 +53,7 @@ def integer_matmul(
     """Σ (q₁ − Z₁)(q₂ − Z₂) over the last dimension of q₁ and the first of q₂, in int32.
 
     Args:
-        left, right: q₁ and q₂.
+        left, right: q₁ and q₂, of any integer type.
         left_zero_point: Z₁.
         right_zero_point: Z₂, one or one per column.
 
@@ -89,7 +89,11 @@ def fixed_point(multiplier: Float[Tensor, "*n"]) -> tuple[Integer[Tensor, "*n"],
 def rescale(
     accumulator: Integer[Tensor, "*shape n"], mantissa: Integer[Tensor, "*n"], shift: Integer[Tensor, "*n"]
 ) -> Integer[Tensor, "*shape n"]:
-    """round(2⁻ⁿ M₀ · accumulator) in integers: a 64-bit product and a rounding shift to the right.
+    """round(2⁻ⁿ M₀ · accumulator) in integers, as int32: a 64-bit product and a rounding shift to the right.
+
+    Args:
+        accumulator: int32 sums.
+        mantissa, shift: M₀·2³¹ and n, as `fixed_point` returns them.
 
     Source: Jacob et al. 2017, arXiv:1712.05877, section 2.2.
     """
@@ -105,8 +109,18 @@ class QuantizedLinear(nn.Module):
         in_features, out_features: sizes of the last dimension of input and output.
         bias: if True, there is one.
 
+    Attributes:
+        weight: q₂, int8.
+        weight_scale: S₂, one for each output.
+        bias: int32 in steps of S₁S₂, or None.
+        input_scale, input_zero_point, output_scale, output_zero_point: S₁, Z₁, S₃ and Z₃.
+        multiplier, shift: M₀·2³¹ and n of M = S₁S₂/S₃, one for each output, int32.
+
+    All of them are buffers. The scales have the dtype of the layer that was quantized, or float32 if that is wider.
+
     Raises:
-        ValueError: a size below 1, sums that int32 may not hold, or an input whose last dimension is not `in_features`.
+        ValueError: a size below 1, in_features·255·128 of 2³⁰ or more, or an input whose last dimension is not
+            `in_features`.
 
     Source: Jacob et al. 2017, arXiv:1712.05877, section 2.
     """

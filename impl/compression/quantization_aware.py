@@ -48,7 +48,7 @@ def fake_quantize(
         scale, zero_point: S and Z, of shape (), or (channels,) with channels the size of `axis`.
 
     Raises:
-        ValueError: S <= 0, Z no integer, an empty range of integers, or another number of channels.
+        ValueError: S <= 0, Z no integer, q_min >= q_max, or another number of channels than the size of `axis`.
 
     Source: Jacob et al. 2017, arXiv:1712.05877, eq. 12; Bengio et al. 2013, arXiv:1308.3432.
     """
@@ -114,7 +114,7 @@ class FakeQuantize(nn.Module):
 
 
 class WeightFakeQuantize(nn.Module):
-    """Fake quantization of a weight on the symmetric grid over the range that it has at this moment.
+    """Fake quantization of a weight on the symmetric grid over the range that it has at this moment, without a state.
 
     Args:
         bits: 2 to 16.
@@ -147,6 +147,9 @@ class LearnedStepQuantizer(nn.Module):
         signed: if True, integers −2ᵇⁱᵗˢ⁻¹ … 2ᵇⁱᵗˢ⁻¹ − 1, for weights; if False, 0 … 2ᵇⁱᵗˢ − 1, for what follows a ReLU.
         per_sample: if True, N of the gradient's scale 1/√(N Q_P) is the size of one sample, for activations; if False,
             of the whole input, for weights.
+
+    Attributes:
+        scale: S, a parameter of shape (), 1 until the first training batch that is not empty.
 
     Raises:
         ValueError: bits out of range.
@@ -182,12 +185,14 @@ class QATLinear(nn.Module):
     """A linear layer that trains as if input, weight and output were integers; weight and bias stay floating-point.
 
     Args:
-        in_features, out_features, bias: as in `Linear`.
+        in_features, out_features, bias: as in `Linear`, which weight and bias are initialised as.
         bits: of the weight, 2 to 8. Input and output have 8.
         per_channel: if True, each output of the weight has its own grid; if False, there is one for all.
 
     Attributes:
-        weight_quantizer: may be replaced by a `LearnedStepQuantizer`.
+        weight, bias: the only parameters, with the shapes of `Linear`; bias may be None.
+        input_quantizer, output_quantizer: `FakeQuantize` of 8 bits.
+        weight_quantizer: a `WeightFakeQuantize`; may be replaced by a `LearnedStepQuantizer`.
 
     Raises:
         ValueError: an argument out of range, or an input whose last dimension is not `in_features`.
@@ -225,6 +230,10 @@ class QATLinear(nn.Module):
 
 def prepare_qat(model: nn.Module, bits: int = 8, per_channel: bool = True) -> nn.Module:
     """A copy of the model whose linear layers train as if they were integers.
+
+    Args:
+        model: linear layers are the modules with in_features and a matrix `weight`. Their mode and dtype are kept.
+        bits, per_channel: as in `QATLinear`.
 
     Raises:
         ValueError: bits out of range.

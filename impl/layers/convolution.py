@@ -101,6 +101,9 @@ class Conv2d(_Convolution):
         bias: if True, b is added.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
 
+    Weight and bias are initialised uniform in ±1/√fan-in, fan-in = C/groups · taps. In a region of torch.autocast a
+    convolution of float32 has the region's dtype, as torch's.
+
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels, or smaller than the kernel.
 
@@ -113,7 +116,8 @@ class Conv2d(_Convolution):
 class ContextModule(nn.Module):
     """Seven dilated 3×3 convolutions and a 1×1: each output sees 67×67 inputs at full resolution, for 64·C² weights.
 
-    It is initialised as the identity of non-negative maps, for it is put between a trained network and its output.
+    A ReLU follows each of the seven. It is initialised as the identity of non-negative maps, for it is put between a
+    trained network and its output.
 
     Args:
         channels: C, of the input and of every layer.

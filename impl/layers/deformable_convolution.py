@@ -5,7 +5,8 @@
     x(p) = Σ_q G(q, p) x(q), G(q, p) = g(q_y, p_y) g(q_x, p_x), g(a, b) = max(0, 1 − |a − b|)      Dai et al., eq. 3-4
 
 Convention: offsets are in pixels, (y, x) for each tap in turn, the groups of offsets outermost, as in
-torchvision.ops.deform_conv2d; every pixel q outside the image is zero, by itself, so the border fades out.
+torchvision.ops.deform_conv2d; every pixel q outside the image is zero, by itself, so the border fades out. At a whole
+offset, where the derivative jumps, it is that on the side ahead. Positions are float32 or wider.
 """
 
 import math

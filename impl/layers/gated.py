@@ -8,8 +8,8 @@ The feed-forward layers SwiGLU and GEGLU: Shazeer 2020, arXiv:2002.05202, eq. 6.
     GEGLU(x)    = (GELU(x W) ⊗ x V) W₂        GELU(z) = z Φ(z)
 
 Convention: GLU gates with the second half, as torch.nn.GLU does. W, V and W₂ are `gate_proj`, `up_proj` and `down_proj`
-as in LLaMA, without biases (Shazeer, eq. 6). The hidden width is 2/3 of the usual 4·in_features, rounded up, so that
-three matrices cost what two did.
+as in LLaMA, initialised as `Linear`, without biases (Shazeer, eq. 6). The hidden width is 2/3 of the usual
+4·in_features, rounded up, so that three matrices cost what two did.
 """
 
 import math

@@ -69,6 +69,8 @@ def inject_lora(
     Returns:
         The model, or its LoRA layer if it is itself such a layer, of the name "".
 
+    Adapters act inside of torch.nn.TransformerEncoder as well, whose fast path would use weights past their layers.
+
     Raises:
         ValueError: a target that no module matches, or one that is no such layer: of a class derived from them the
             weight may be used in other ways (as that of torch.nn.MultiheadAttention.out_proj is, past its layer).

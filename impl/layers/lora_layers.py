@@ -31,6 +31,8 @@ class _LowRank(nn.Module):
         super().__init__()
         if not 0 < lora_alpha < math.inf:
             raise ValueError(f"expected a finite lora_alpha > 0, got {lora_alpha}")
+        if not 0 <= lora_dropout <= 1:
+            raise ValueError(f"expected 0 <= lora_dropout <= 1, got {lora_dropout}")
         self.r, self.lora_alpha, self.scaling = r, lora_alpha, lora_alpha / r
         self.weight = base.weight.requires_grad_(False)
         bias = getattr(base, "bias", None)
@@ -94,7 +96,7 @@ class LoRALinear(_LowRank):
         in_features, out_features: d_in and d_out.
         r: rank of the change; A is (r, d_in), B is (d_out, r).
         lora_alpha: α; the change is scaled by α/r.
-        lora_dropout: probability with which a feature of the adapter's input is dropped in training.
+        lora_dropout: probability with which an element of the adapter's input is dropped in training.
         bias: if True, b is added.
 
     Raises:
@@ -197,6 +199,7 @@ class LoRAEmbedding(_LowRank):
         IndexError: a token id outside of [0, num_embeddings) in the input.
 
     Convention: A is initialised to zero and B normal, as in loralib and peft. No dropout: token ids have no features.
+    The padding token gives no gradient to its row of the table and its column of A.
     Source: Hu et al. 2021, arXiv:2106.09685, §4.1, with one-hot vectors as input.
     """
 

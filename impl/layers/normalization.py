@@ -109,6 +109,9 @@ class BatchNorm1d(_ChannelNorm):
         affine: if True, γ and β are learned, one of each per channel.
         track_running_stats: if True, running statistics are kept; without them evaluation uses the batch's own, too.
 
+    The buffers are running_mean, initialised to 0, running_var, to 1, and the int64 count num_batches_tracked; a state
+    without the count, as torch saved it before 0.4.1, loads and leaves the count as it is.
+
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels, or not of floating point; a
             single value per channel where the batch's statistics are needed.

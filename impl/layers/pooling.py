@@ -96,7 +96,9 @@ class AvgPool2d(_Pool2d):
 
 
 class AdaptiveAvgPool2d(nn.Module):
-    """The mean of each of n × m bins, whatever the size of the input.
+    """The mean of each of n × m bins, whatever the size of the input; its sum is in float32 or wider.
+
+    Bin i of n along a height H is [⌊i·H/n⌋, ⌈(i + 1)·H/n⌉).
 
     Args:
         output_size: n and m, or one integer for both.

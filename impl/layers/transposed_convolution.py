@@ -29,6 +29,8 @@ class ConvTranspose2d(nn.Module):
         groups: both kinds of channels fall into this many blocks; a block of outputs sees its block of inputs.
         bias: if True, b is added.
 
+    Weight and bias are initialised uniform in ±1/√(O/groups · taps).
+
     Raises:
         ValueError: an argument out of range; an input of other dimensions or channels; an output without a pixel.
 

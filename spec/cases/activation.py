@@ -29,7 +29,6 @@ CASES = [
         "LeakyReLU",
         lambda: LeakyReLU(0.2),
         bad={
-            "an infinite slope": Bad(call=lambda: LeakyReLU(float("inf")), mentions=("negative_slope", "inf")),
             "a slope of NaN": Bad(call=lambda: LeakyReLU(float("nan")), mentions=("negative_slope", "nan")),
         },
     ),
@@ -41,8 +40,6 @@ CASES = [
         build=lambda: PReLU(3, init=0.4),
         inputs=_images,
         bad={
-            "no parameters": Bad(call=lambda: PReLU(0), mentions=("num_parameters", "0")),
-            "an infinite initial value": Bad(call=lambda: PReLU(3, init=float("inf")), mentions=("init", "inf")),
             "other channels": Bad(call=lambda: PReLU(3)(torch.ones(2, 4, 3)), mentions=("3", "(2, 4, 3)")),
             "three channels for two": Bad(call=lambda: PReLU(2)(torch.ones(2, 3)), mentions=("2", "(2, 3)")),
             "no channels": Bad(call=lambda: PReLU(3)(torch.ones(3)), mentions=("3", "(3,)")),
@@ -54,17 +51,12 @@ CASES = [
         "elu",
         "ELU",
         lambda: ELU(1.7),
-        bad={
-            "a negative alpha": Bad(call=lambda: ELU(-0.5), mentions=("alpha", "-0.5")),
-            "an infinite alpha": Bad(call=lambda: ELU(float("inf")), mentions=("alpha", "inf")),
-        },
     ),
     _plain("elu", "ELU, alpha below 1", lambda: ELU(0.6)),
     _plain(
         "gelu",
         "GELU",
         GELU,
-        bad={"another approximation": Bad(call=lambda: GELU("sigmoid"), mentions=("'none'", "'tanh'", "'sigmoid'"))},
     ),
     _plain("gelu", "GELU, tanh", lambda: GELU("tanh")),
     _plain("silu", "SiLU", SiLU),
@@ -72,7 +64,6 @@ CASES = [
         "silu",
         "Swish",
         lambda: Swish(1.5),
-        bad={"an infinite beta": Bad(call=lambda: Swish(float("inf")), mentions=("beta", "inf"))},
     ),
     Case(item="silu", name="Swish, trainable", build=lambda: Swish(0.75, trainable=True), inputs=_images),
     _plain("mish", "Mish", Mish),

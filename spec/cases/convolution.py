@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.convolution import ContextModule, Conv1d, Conv2d, DepthwiseSeparableConv2d
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 
 def _inputs(*shape):
@@ -31,24 +32,15 @@ def positive_context():
 
 
 CONV2D_BAD = {
-    "no input channels": _bad(lambda: Conv2d(0, 2, 3), "in_channels", "0"),
-    "no output channels": _bad(lambda: Conv2d(2, 0, 3), "out_channels", "0"),
-    "no groups": _bad(lambda: Conv2d(2, 2, 3, groups=0), "groups", "0"),
     "groups that do not divide the inputs": _bad(lambda: Conv2d(3, 4, 3, groups=2), "2", "3", "4"),
     "groups that do not divide the outputs": _bad(lambda: Conv2d(4, 3, 3, groups=2), "2", "3", "4"),
-    "an empty kernel": _bad(lambda: Conv2d(2, 3, 0), "kernel_size", "0"),
     "half an empty kernel": _bad(lambda: Conv2d(2, 3, (3, 0)), "kernel_size", "(3, 0)"),
     "a fractional kernel": _bad(lambda: Conv2d(2, 3, (3, 2.5)), "kernel_size", "2.5"),
     "three kernel sizes": _bad(lambda: Conv2d(2, 3, (3, 3, 3)), "kernel_size", "(3, 3, 3)"),
-    "no stride": _bad(lambda: Conv2d(2, 3, 3, stride=0), "stride", "0"),
-    "no dilation": _bad(lambda: Conv2d(2, 3, 3, dilation=0), "dilation", "0"),
-    "negative padding": _bad(lambda: Conv2d(2, 3, 3, padding=-1), "padding", "-1"),
     "a negative margin": _bad(lambda: Conv2d(2, 3, 3, padding=((1, -2), (0, 1))), "padding", "-2"),
     "three sides": _bad(lambda: Conv2d(2, 3, 3, padding=((1, 2, 3), (0, 1))), "padding", "(1, 2, 3)"),
     "margins of one dimension": _bad(lambda: Conv2d(2, 3, 3, padding=((1, 2),)), "padding", "2 dimensions"),
-    "another word for padding": _bad(lambda: Conv2d(2, 3, 3, padding="full"), "padding", "full"),
     "same size at stride 2": _bad(lambda: Conv2d(2, 3, 3, stride=(1, 2), padding="same"), "stride", "(1, 2)"),
-    "another padding mode": _bad(lambda: Conv2d(2, 3, 3, padding_mode="mirror"), "padding_mode", "mirror"),
     "3 dimensions": _bad(lambda: Conv2d(2, 3, 3)(torch.randn(2, 5, 5)), "4", "(2, 5, 5)"),
     "5 dimensions": _bad(lambda: Conv2d(2, 3, 3)(torch.randn(2, 2, 5, 5, 5)), "4", "(2, 2, 5, 5, 5)"),
     "another number of channels": _bad(lambda: Conv2d(2, 3, 3)(torch.randn(2, 4, 5, 5)), "2", "(2, 4, 5, 5)"),
@@ -104,7 +96,6 @@ CASES = [
         build=positive_context,
         inputs=lambda: (_inputs(2, 1, 4, 3)()[0].abs(),),
         bad={
-            "no channels": _bad(lambda: ContextModule(0), "channels", "0"),
             "another number of channels": _bad(lambda: ContextModule(2)(torch.randn(2, 3, 4, 4)), "2", "(2, 3, 4, 4)"),
         },
         exempt={"every_parameter_receives_gradient": "weights of size 1 close its ReLUs; it has a spec of its own"},
@@ -122,15 +113,6 @@ CASES = [
         depth_multiplier=2,
         bias=True,
         bad={
-            "no input channels": _bad(lambda: DepthwiseSeparableConv2d(0, 2, 3), "in_channels", "0"),
-            "no output channels": _bad(lambda: DepthwiseSeparableConv2d(2, 0, 3), "out_channels", "0"),
-            "no kernel for a channel": _bad(
-                lambda: DepthwiseSeparableConv2d(2, 3, 3, depth_multiplier=0), "depth_multiplier", "0"
-            ),
-            "an empty kernel": _bad(lambda: DepthwiseSeparableConv2d(2, 3, 0), "kernel_size", "0"),
-            "no stride": _bad(lambda: DepthwiseSeparableConv2d(2, 3, 3, stride=0), "stride", "0"),
-            "negative padding": _bad(lambda: DepthwiseSeparableConv2d(2, 3, 3, padding=-2), "padding", "-2"),
-            "no dilation": _bad(lambda: DepthwiseSeparableConv2d(2, 3, 3, dilation=0), "dilation", "0"),
             "another number of channels": _bad(
                 lambda: DepthwiseSeparableConv2d(2, 3, 3)(torch.randn(2, 4, 5, 5)), "2", "(2, 4, 5, 5)"
             ),
@@ -141,4 +123,65 @@ CASES = [
         },
     ),
     _case("depthwise-separable-conv", DepthwiseSeparableConv2d, "DepthwiseSeparableConv2d, plain", (3, 4, 5, 6), 2, 3),
+]
+
+
+COUNT, AT_LEAST_0 = "int >= 1", "int >= 0"
+GEOMETRY = {"in_channels": COUNT, "out_channels": COUNT, "kernel_size": COUNT, "stride": COUNT, "dilation": COUNT}
+PADDING = {"padding": f"{AT_LEAST_0} or 'same', 'valid'"}
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def _convolution(of, name, kernel, *space):
+    """The first call has the least groups and strides, so that every argument may be varied."""
+    one = {"in_channels": 2, "out_channels": 3, "kernel_size": kernel, "padding": 1}
+    two = {"in_channels": 4, "out_channels": 6, "kernel_size": kernel, "groups": 2}
+    steps = {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 3)}
+    steps = {argument: pair[: len(space)] for argument, pair in steps.items()}
+    return Contract(
+        item="dilated-conv",
+        name=name,
+        of=of,
+        calls=(
+            one,
+            *(two | steps | {"bias": mode != "zeros", "padding_mode": mode} for mode in MODES),
+            two | {"padding": "same", "dilation": 2},
+        ),
+        ranges=GEOMETRY | PADDING | {"groups": COUNT, "padding_mode": repr(MODES)[1:-1]},
+        state={"weight": "(out_channels, in_channels // groups, *kernel_size)", "bias": "(out_channels,)"},
+        library=f"torch.nn.{name}",
+        inputs=lambda arguments: (double(2, arguments["in_channels"], *space),),
+    )
+
+
+CONTRACTS = [
+    _convolution(Conv1d, "Conv1d", (3,), 8),
+    _convolution(Conv2d, "Conv2d", (3, 2), 6, 7),
+    Contract(
+        item="dilated-conv",
+        name="ContextModule",
+        of=ContextModule,
+        calls=({"channels": 2},),
+        ranges={"channels": COUNT},
+        state={
+            f"layers.{n}.{name}": shape
+            for n, side in enumerate((3,) * 7 + (1,))
+            for name, shape in (("weight", f"(channels, channels, {side}, {side})"), ("bias", "(channels,)"))
+        },
+        attributes={"layers": "the eight convolutions in their order, a torch.nn.ModuleList"},
+    ),
+    Contract(
+        item="depthwise-separable-conv",
+        name="DepthwiseSeparableConv2d",
+        of=DepthwiseSeparableConv2d,
+        calls=({"in_channels": 3, "out_channels": 5, "kernel_size": (3, 2), "depth_multiplier": 2, "bias": True},),
+        ranges=GEOMETRY | PADDING | {"depth_multiplier": COUNT},
+        state={
+            "depthwise.weight": "(in_channels * depth_multiplier, 1, *kernel_size)",
+            "depthwise.bias": "(in_channels * depth_multiplier,)",
+            "pointwise.weight": "(out_channels, in_channels * depth_multiplier, 1, 1)",
+            "pointwise.bias": "(out_channels,)",
+        },
+        attributes={"depthwise": "the module of the first convolution", "pointwise": "that of the 1×1 convolution"},
+    ),
 ]

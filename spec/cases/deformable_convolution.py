@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.deformable_convolution import DeformConv2d, ModulatedDeformConv2d, deform_conv2d
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 WEIGHTS = "its weights are inputs, which have no samples; the module's record asks"
 
@@ -53,11 +54,8 @@ def _layer(layer, name, **more):
         build=lambda: moved(layer, 2, 4, (1, 2), **how),
         inputs=lambda: (_random(3, 2, 1, 6),),
         bad={
-            "no offset groups": _bad(lambda: layer(4, 2, 3, offset_groups=0), "offset_groups", "0"),
             "offset groups that do not divide": _bad(lambda: layer(4, 2, 3, offset_groups=3), "4", "3"),
-            "an empty kernel": _bad(lambda: layer(4, 2, (3, 0)), "kernel_size", "(3, 0)"),
             "padding by a word": _bad(lambda: layer(4, 2, 3, padding="same"), "padding", "same"),
-            "no stride": _bad(lambda: layer(4, 2, 3, stride=0), "stride", "0"),
             "another number of channels": _bad(lambda: layer(4, 2, 3)(torch.randn(2, 3, 5, 5)), "4", "(2, 3, 5, 5)"),
             "3 dimensions": _bad(lambda: layer(4, 2, 3)(torch.randn(4, 5, 5)), "4", "(4, 5, 5)"),
             "smaller than the kernel": _bad(lambda: layer(4, 2, 3)(torch.randn(2, 4, 5, 2)), "[3, 3]", "(5, 2)"),
@@ -96,4 +94,47 @@ CASES = [
     ),
     _layer(DeformConv2d, "DeformConv2d"),
     _layer(ModulatedDeformConv2d, "ModulatedDeformConv2d"),
+]
+
+
+COUNT = "int >= 1"
+
+
+def _promise(of, name, predicted):
+    """`predicted` numbers for each tap come from the convolution `conv_offset`."""
+    of_offsets = f"{predicted} * kernel_size[0] * kernel_size[1] * offset_groups"
+    sizes = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "offset_groups")
+    return Contract(
+        item="deformable-conv",
+        name=name,
+        of=of,
+        calls=({"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2)},),
+        ranges=dict.fromkeys(sizes, COUNT) | {"padding": "int >= 0"},
+        state={
+            "weight": "(out_channels, in_channels // groups, *kernel_size)",
+            "bias": "(out_channels,)",
+            "conv_offset.weight": f"({of_offsets}, in_channels, *kernel_size)",
+            "conv_offset.bias": f"({of_offsets},)",
+        },
+        attributes={"conv_offset": "the convolution that predicts the offsets, its weight and bias initialised to 0"},
+    )
+
+
+CONTRACTS = [
+    Contract(
+        item="deformable-conv",
+        name="deform_conv2d",
+        of=deform_conv2d,
+        calls=(
+            {
+                "input": _random(2, 2, 4, 5),
+                "offset": _random(2, 4, 4, 5),
+                "weight": _random(3, 2, 1, 2),
+                "padding": (0, 1),
+                "dilation": (1, 2),
+            },
+        ),
+    ),
+    _promise(DeformConv2d, "DeformConv2d", 2),
+    _promise(ModulatedDeformConv2d, "ModulatedDeformConv2d", 3),
 ]

@@ -11,8 +11,12 @@ from impl.layers.lora import (
     load_lora_state_dict,
     lora_state_dict,
     mark_only_lora_as_trainable,
+    merge_lora,
+    merged_state_dict,
+    unmerge_lora,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract, Fresh
 from spec.laws import randomise, reseed
 
 
@@ -79,24 +83,11 @@ def _load(change):
 
 
 _BAD_LINEAR = {
-    "no inputs": _linear("in_features", "0", in_features=0),
-    "no outputs": _linear("out_features", "-1", out_features=-1),
-    "no rank": _linear("r", "0", r=0),
-    "an alpha of zero": _linear("lora_alpha", "0", lora_alpha=0),
-    "a negative alpha": _linear("lora_alpha", "-2.0", lora_alpha=-2.0),
     "an alpha that is no number": _linear("lora_alpha", "nan", lora_alpha=float("nan")),
-    "an infinite alpha": _linear("lora_alpha", "inf", lora_alpha=float("inf")),
-    "a negative probability": _linear("-0.5", lora_dropout=-0.5),
-    "a probability above 1": _linear("1.5", lora_dropout=1.5),
     "an input of another width": Bad(call=lambda: LoRALinear(5, 4)(_random(2, 3, 6)), mentions=("5", "6")),
 }
 _BAD_CONV = {
-    "no channels": _conv("in_channels", "0", in_channels=0),
-    "no kernel": _conv("kernel_size", "0", kernel_size=0),
-    "no rank": _conv("r", "-1", r=-1),
     "a rank that the groups do not share": _conv("groups", "2", "3", groups=2, r=3),
-    "an alpha of zero": _conv("lora_alpha", "0.0", lora_alpha=0.0),
-    "a probability above 1": _conv("1.5", lora_dropout=1.5),
     "an input of other channels": Bad(
         call=lambda: LoRAConv2d(4, 6, 3)(_random(2, 5, 7, 7)), mentions=("(2, 5, 7, 7)",)
     ),
@@ -106,9 +97,6 @@ _BAD_CONV = {
     "an image without a batch": Bad(call=lambda: LoRAConv2d(4, 6, 3)(_random(4, 7, 7)), mentions=("(4, 7, 7)",)),
 }
 _BAD_TABLE = {
-    "no tokens": _table("num_embeddings", "0", num_embeddings=0),
-    "no rank": _table("r", "0", r=0),
-    "an alpha of zero": _table("lora_alpha", "0", lora_alpha=0),
     "padding outside of the vocabulary": _table("padding_idx", "7", padding_idx=7),
 }
 _BAD_MODEL = {
@@ -127,9 +115,7 @@ _BAD_MODEL = {
     ),
     "a table that renormalises itself": _inject("", "max_norm", model=lambda: nn.Embedding(5, 3, max_norm=1.0)),
     "a table of sparse gradients": _inject("", "sparse", model=lambda: nn.Embedding(5, 3, sparse=True)),
-    "no rank": _inject(["1"], "r", "0", r=0),
     "nothing to train": Bad(call=lambda: mark_only_lora_as_trainable(network()), mentions=("Sequential",)),
-    "unknown biases": Bad(call=lambda: mark_only_lora_as_trainable(_injected(), "some"), mentions=("some",)),
     "an adapter with a factor missing": Bad(call=_load(lambda s: dict(list(s.items())[1:])), mentions=("0.lora_A",)),
     "an adapter with a name too many": Bad(
         call=_load(lambda s: s | {"1.lora_A": torch.ones(3, 6)}), mentions=("1.lora_A",)
@@ -188,5 +174,99 @@ CASES = [
         inputs=_token_ids,
         bad=_BAD_MODEL,
         exempt={"from_scratch": "the network is the caller's; the layers put in have records of their own"},
+    ),
+]
+
+
+COUNT, BIAS = "int >= 1", {"bias": "'none', 'lora_only', 'all'"}
+ADAPTER = {"r": COUNT, "lora_alpha": "(0, inf)"}
+DROPOUT = {"lora_dropout": "[0, 1]"}
+ADAPTED = Fresh(lambda: LoRALinear(3, 2, r=1))
+
+
+def _promise(of, name, *calls, **more):
+    return Contract(item="lora", name=name, of=of, calls=calls, **more)
+
+
+def _layer(of, name, call, state, **ranges):
+    return _promise(
+        of,
+        name,
+        call,
+        ranges=ADAPTER | ranges,
+        state=state,
+        attributes={"merged": "True while it computes with W₀ + ΔW as one weight"},
+        remembers="W₀ + ΔW as it was merged, until it is unmerged; not in the state dict",
+    )
+
+
+CONTRACTS = [
+    _layer(
+        LoRALinear,
+        "LoRALinear",
+        {"in_features": 5, "out_features": 4, "r": 3},
+        {
+            "weight": "(out_features, in_features)",
+            "bias": "(out_features,)",
+            "lora_A": "(r, in_features)",
+            "lora_B": "(out_features, r)",
+        },
+        in_features=COUNT,
+        out_features=COUNT,
+        **DROPOUT,
+    ),
+    _layer(
+        LoRAConv2d,
+        "LoRAConv2d",
+        {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "r": 2},
+        {
+            "weight": "(out_channels, in_channels // groups, *kernel_size)",
+            "bias": "(out_channels,)",
+            "lora_A": "(r, in_channels // groups, *kernel_size)",
+            "lora_B": "(out_channels, r // groups, 1, 1)",
+        },
+        in_channels=COUNT,
+        out_channels=COUNT,
+        kernel_size=COUNT,
+        groups=COUNT,
+        **DROPOUT,
+    ),
+    _layer(
+        LoRAEmbedding,
+        "LoRAEmbedding",
+        {"num_embeddings": 7, "embedding_dim": 4, "r": 3},
+        {
+            "weight": "(num_embeddings, embedding_dim)",
+            "lora_A": "(r, num_embeddings)",
+            "lora_B": "(embedding_dim, r)",
+        },
+        num_embeddings=COUNT,
+        embedding_dim=COUNT,
+    ),
+    _promise(
+        inject_lora,
+        "inject_lora",
+        {"model": Fresh(lambda: nn.Linear(3, 2)), "target_modules": ""},
+        ranges=ADAPTER | DROPOUT,
+    ),
+    *(
+        _promise(of, name, {"model": ADAPTED}, ranges=BIAS)
+        for of, name in (
+            (mark_only_lora_as_trainable, "mark_only_lora_as_trainable"),
+            (lora_state_dict, "lora_state_dict"),
+        )
+    ),
+    _promise(
+        load_lora_state_dict,
+        "load_lora_state_dict",
+        {"model": ADAPTED, "state_dict": {"lora_A": torch.ones(1, 3), "lora_B": torch.ones(2, 1)}},
+    ),
+    *(
+        _promise(of, name, {"model": ADAPTED})
+        for of, name in (
+            (merge_lora, "merge_lora"),
+            (unmerge_lora, "unmerge_lora"),
+            (merged_state_dict, "merged_state_dict"),
+        )
     ),
 ]

@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.compression.pruning import LotteryTicket, magnitude_masks
 from spec.cases import Bad, Case
+from spec.contract import Contract, Fresh
 from spec.laws import reseed
 
 
@@ -43,20 +44,15 @@ def _ticket(*arguments):
 
 
 _BAD_MASKS = {
-    "a negative share": Bad(call=_masks(-0.25), mentions=("-0.25",)),
-    "a share above 1": Bad(call=_masks(1.5), mentions=("1.5",)),
     "a share that is no number": Bad(call=_masks(float("nan")), mentions=("nan",)),
     "a bad share of one layer": Bad(call=_masks({"a": 0.5, "b": 2.0}), mentions=("2.0", "b")),
     "a layer without a share": Bad(call=_masks({"a": 0.5}), mentions=("['a', 'b']", "['a']")),
-    "an unknown scope": Bad(call=_masks(0.5, scope="channel"), mentions=("channel",)),
     "global, with shares that differ": Bad(call=_masks({"a": 0.5, "b": 0.25}, scope="global"), mentions=("0.25",)),
     "a mask missing": Bad(call=_masks(0.5, {"a": _random(3, 4) > 0}), mentions=("['a']",)),
     "a mask of another shape": Bad(call=_masks(0.5, {"a": _random(3, 4) > 0, "b": _random(2, 5) > 0})),
 }
 _BAD_TICKET = {
     "an unknown parameter": Bad(call=_ticket({"1.weight": 0.5}), mentions=("1.weight",)),
-    "a share above 1": Bad(call=_ticket(1.25), mentions=("1.25",)),
-    "an unknown scope": Bad(call=_ticket(0.5, "channel"), mentions=("channel",)),
     "global, with shares that differ": Bad(call=_ticket({"0.weight": 0.5, "2.weight": 0.25}, "global")),
     "nothing to prune": Bad(call=lambda: LotteryTicket(nn.LayerNorm(3)), mentions=("none",)),
     "no name": Bad(call=_ticket({}), mentions=("none",)),
@@ -97,5 +93,30 @@ CASES = [
         build=lambda: pruned(_convolution(), 0.4, "global"),
         inputs=lambda: (_random(3, 2, 4, 5),),
         exempt={"from_scratch": "the networks are the caller's: this one has torch's own convolution"},
+    ),
+]
+
+
+_RANGES = {"amount": "[0, 1]", "scope": "'layer', 'global'"}
+
+CONTRACTS = [
+    Contract(
+        item="lottery-ticket",
+        name="magnitude_masks",
+        of=magnitude_masks,
+        calls=({"weights": _weights()[0]},),
+        ranges=_RANGES,
+    ),
+    Contract(
+        item="lottery-ticket",
+        name="LotteryTicket",
+        of=LotteryTicket,
+        calls=({"model": Fresh(perceptron)},),
+        ranges=_RANGES,
+        attributes={
+            "model": "the network itself, a module of this one",
+            "masks": "name → boolean tensor, True where the weight is left; what is written into it counts",
+        },
+        remembers="the masks and the initialisation, both in the state dict",
     ),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.transposed_convolution import ConvTranspose2d
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 
 def _inputs():
@@ -23,13 +24,7 @@ CASES = [
         ),
         inputs=_inputs,
         bad={
-            "no input channels": _bad(lambda: ConvTranspose2d(0, 2, 3), "in_channels", "0"),
             "groups that do not divide": _bad(lambda: ConvTranspose2d(4, 3, 3, groups=2), "2", "4", "3"),
-            "an empty kernel": _bad(lambda: ConvTranspose2d(2, 3, (0, 3)), "kernel_size", "(0, 3)"),
-            "no stride": _bad(lambda: ConvTranspose2d(2, 3, 3, stride=0), "stride", "0"),
-            "no dilation": _bad(lambda: ConvTranspose2d(2, 3, 3, dilation=0), "dilation", "0"),
-            "negative padding": _bad(lambda: ConvTranspose2d(2, 3, 3, padding=-1), "padding", "-1"),
-            "negative output padding": _bad(lambda: ConvTranspose2d(2, 3, 3, output_padding=-1), "-1"),
             "output padding of a stride": _bad(
                 lambda: ConvTranspose2d(2, 3, 3, stride=(3, 2), output_padding=2), "output_padding", "(2, 2)"
             ),
@@ -45,5 +40,23 @@ CASES = [
         name="ConvTranspose2d, no bias",
         build=lambda: ConvTranspose2d(4, 3, (2, 3), stride=(2, 1), bias=False),
         inputs=_inputs,
+    ),
+]
+
+
+_WHAT = {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2)}
+_HOW = {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2), "groups": 2, "dilation": (1, 2)}
+
+CONTRACTS = [
+    Contract(
+        item="dilated-conv",
+        name="ConvTranspose2d",
+        of=ConvTranspose2d,
+        calls=(_WHAT, _WHAT | _HOW, _WHAT | _HOW | {"bias": False}),
+        ranges=dict.fromkeys(("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"), "int >= 1")
+        | dict.fromkeys(("padding", "output_padding"), "int >= 0"),
+        state={"weight": "(in_channels, out_channels // groups, *kernel_size)", "bias": "(out_channels,)"},
+        library="torch.nn.ConvTranspose2d",
+        inputs=lambda arguments: (double(2, 4, 3, 5),),
     ),
 ]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from hypothesis import given
-from torch import nn
 
 from impl.layers.embedding import Embedding
 from spec import laws
@@ -27,7 +26,7 @@ def test_looking_up_is_a_product_with_a_one_hot_vector(text, seed):
 
 
 def test_token_ids_of_any_shape_are_looked_up():
-    """Symbols of shape (), (3,) or (2, 3, 4) give vectors of that shape; int32 will do.
+    """Token ids of shape (), (3,) or (2, 3, 4) give vectors of that shape; int32 will do.
 
     Convention: torch.nn.Embedding.
     """
@@ -73,24 +72,10 @@ def test_ids_outside_of_the_table_raise():
 def test_vectors_are_initialised_standard_normal():
     """Elements are initialised as N(0, 1): of 30,000, mean within ±0.023 and standard deviation within 1 ± 0.02.
 
+    Of right code one sample in 15,000 is refused: both bounds are at four standard errors or more.
+
     Convention: torch.nn.Embedding.
     """
     laws.reseed(0)
     weight = Embedding(100, 300).weight.detach().double()
     assert abs(weight.mean().item()) < 0.023 and abs(weight.std().item() - 1) < 0.02, f"found {weight.std():.4f}"
-
-
-def test_state_moves_to_and_from_torch():
-    """State dicts of torch.nn.Embedding and of this table are the same, and so are outputs and gradients.
-
-    Convention: torch.nn.Embedding(num_embeddings, embedding_dim, padding_idx).
-    """
-    ours, theirs, text = (
-        Embedding(7, 5, 3).double(),
-        nn.Embedding(7, 5, 3).double(),
-        torch.tensor([[1, 3, 6], [3, 0, 6]]),
-    )
-    for source, target in ((ours, theirs), (theirs, ours)):
-        laws.randomise(source, seed=int(source is ours))
-        target.load_state_dict(source.state_dict())
-        laws.gradients_match(ours, theirs, text)

@@ -53,6 +53,11 @@ def nearest(x, grid):
     return dequantize(quantize(x, *grid), grid.scale, grid.zero_point, grid.axis)
 
 
+def between(x):
+    """5,000 evenly spread values of the range of x, widened to include 0."""
+    return torch.linspace(min(x.min().item(), 0), max(x.max().item(), 0), 5000, dtype=x.dtype)
+
+
 # ---------------------------------------------------------------------------------------------- the grid
 
 
@@ -99,11 +104,12 @@ def test_the_symmetric_grid_leaves_out_the_lowest_integer(bits):
 
 @given(x=varied((40,)), bits=st.integers(2, 10), symmetric=st.booleans())
 def test_the_error_is_at_most_half_a_step(x, bits, symmetric):
-    """|x − S(q − Z)| <= S/2 for every value that the observer saw, and some error exceeds S/4.
+    """|x − S(q − Z)| <= S/2 for every value of the range that the observer saw, and some error exceeds S/4.
 
     Source: Jacob et al. 2017, eq. 12: ⌊·⌉ rounds to nearest.
     """
     grid = observed(x, bits=bits, symmetric=symmetric)
+    x = torch.cat([x, between(x)])  # some of 5,000 steps over the range of at most 1,023 S lies off the grid
     error = (nearest(x, grid) - x).abs() / grid.scale
     assert error.max() <= 0.5 + 1e-9, f"expected at most half a step, found {error.max():.3f} steps"
     assert error.max() > 0.25
@@ -129,6 +135,8 @@ def test_quantizing_twice_changes_nothing_and_order_is_kept(x, bits, symmetric):
     Source: Jacob et al. 2017, eq. 12: a projection onto a grid.
     """
     grid = observed(x[:20], bits=bits, symmetric=symmetric)
+    # From end to end of the grid and beyond, so that more than two of its points are met.
+    x = torch.cat([x, torch.linspace(-1, 1, 99, dtype=x.dtype) * x.abs().max()])
     once = nearest(x, grid)
     laws.assert_same(quantize(once, *grid), quantize(x, *grid))
     assert (nearest(x.sort().values, grid).diff() >= 0).all()
@@ -370,15 +378,17 @@ def test_old_counts_survive_a_wider_batch():
     Source: Wu et al. 2020, arXiv:2004.09602, section 3.1.  Convention: the width doubles until the batch fits, and
     neighbours, counted from 0, join; a bin includes its lower end.
     """
-    watcher = PercentileObserver(percentile=100, bins=4)
-    watcher(torch.tensor([-0.7, 0.3, 0.7, 1.0]))
-    laws.assert_same(watcher.counts, whole(0, 1, 0, 0, 0, 1, 1, 1, dtype=torch.int64))
-    watcher(torch.tensor([3.0, -0.1]))
-    assert watcher.width == 1
-    laws.assert_same(watcher.counts, whole(0, 0, 0, 2, 3, 0, 0, 1, dtype=torch.int64))
-    grid = watcher.grid()
-    laws.assert_close(grid.scale, torch.tensor(5 / 255))  # from −1, the lower end of a bin, to 4
-    assert grid.zero_point == 51
+    first, second = torch.tensor([-0.7, 0.3, 0.7, 1.0]), torch.tensor([3.0, -0.1])
+    for batches, percentile, low, high in (
+        ([first], 100, -0.75, 1),  # counts 0 1 0 0 | 0 1 1 1: whole bins of 1/4
+        ([first], 70, 0, 0.75),  # 1.2 of 4 may go: one at each end, and 0 stays
+        ([first, second], 100, -1, 4),  # counts 0 0 0 2 | 3 0 0 1
+        ([first, second], 80, -1, 1),  # 1.2 of 6: the 3 goes, the two left of 0 stay
+        ([first, second], 60, 0, 1),  # 2.4 of 6: those two go as well, the three right of 0 stay
+    ):
+        grid = observed(*batches, observer=PercentileObserver, percentile=percentile, bins=4)
+        laws.assert_close(grid.scale, torch.tensor((high - low) / 255, dtype=torch.float64))
+        assert grid.zero_point == round(-low * 255 / (high - low))
 
 
 def test_the_percentile_is_counted_at_both_ends():
@@ -393,7 +403,6 @@ def test_the_percentile_is_counted_at_both_ends():
         assert 1 - (left_out + 2) / 500 <= high <= 1 - (left_out - 2) / 500
     outlier = torch.cat([x, torch.tensor([50.0], dtype=torch.float64)])
     assert observed(outlier, observer=PercentileObserver).scale * 255 < 2.2 < observed(outlier).scale * 255
-    assert PercentileObserver().counts.shape == (4096,)
 
 
 @pytest.mark.parametrize("observer", [MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver])
@@ -434,8 +443,8 @@ def observer_range(x, watcher):
     """The exact range; a histogram's ends are those of its bins."""
     low, high = x.detach().min().clamp(max=0), x.detach().max().clamp(min=0)
     if isinstance(watcher, PercentileObserver):
-        width = x.detach().abs().max() / watcher.bins
-        low, high = (low / width).floor() * width, ((high / width).floor() + 1).clamp(max=watcher.bins) * width
+        width = x.detach().abs().max() / 2048  # the default
+        low, high = (low / width).floor() * width, ((high / width).floor() + 1).clamp(max=2048) * width
     return high - low
 
 
@@ -634,26 +643,14 @@ def test_the_layer_stores_what_integers_need():
     assert not list(integer.parameters())
 
 
-def test_integer_sums_have_room():
-    """in_features·255·128 stays below 2³⁰, half of int32, the other half is the bias's: 32896 is the most.
-
-    Source: Jacob et al. 2017, section 2.2: int32 accumulators.  Convention: wider layers are refused.
-    """
-    assert QuantizedLinear(32896, 1).weight.shape == (1, 32896)
-    with pytest.raises(ValueError):
-        QuantizedLinear(32897, 1)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_an_empty_layer_takes_a_state_dict(bias):
-    """The constructor makes room for a saved layer: same keys, same outputs after loading; before, q₃ = round(0).
+    """The constructor makes room for a saved layer: same keys, same outputs after loading.
 
     Source: the contract of torch.nn.Module.
     """
     linear, x = layer(bias=bias), normal(3, 7)
     integer, new = quantized(linear, x), QuantizedLinear(7, 5, bias=bias).double()
-    laws.assert_same(new(x), torch.zeros(3, 5).double())
-    assert repr(new) == f"QuantizedLinear(in_features=7, out_features=5, bias={bias})"
     new.load_state_dict(integer.state_dict())
     laws.assert_same(new(x), integer(x))
     laws.assert_same(new.integer_forward(quantize(x, *observed(x))), integer.integer_forward(quantize(x, *observed(x))))
@@ -668,7 +665,7 @@ def test_the_inputs_dtype_is_kept():
     integer, low = quantized(linear, x.float()), quantize_model(linear.bfloat16(), [x])
     assert integer(x).dtype == torch.bfloat16
     laws.assert_same(integer(x), integer(x.float()).bfloat16())
-    assert {b.dtype for b in low.buffers()} == {torch.float32, torch.int32, torch.int8}
+    assert {b.dtype for b in low.buffers() if b.is_floating_point()} == {torch.float32}
 
 
 # ---------------------------------------------------------------------------------------------- folding

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from impl.layers.convolution import Conv2d
 from impl.layers.transposed_convolution import ConvTranspose2d
 from spec import laws
 from spec.strategies import seeds
@@ -115,20 +114,6 @@ def test_groups_do_not_see_each_other():
     laws.depends_only_on(lambda y: module(y[None])[0], normal(4, 1, 1), outside[:, None] == inside)
 
 
-def test_weights_trade_with_torch_and_with_the_convolution():
-    """State dicts go to torch.nn.ConvTranspose2d and back, and the weight of a Conv2d fits its transposed.
-
-    Convention: torch.nn: arguments in the same order, dilation last.
-    """
-    arguments = (4, 6, (3, 2), (2, 3), (1, 0), (1, 2), 2, True, (1, 2))
-    ours, theirs = ConvTranspose2d(*arguments).double(), nn.ConvTranspose2d(*arguments).double()
-    for source, target in ((ours, theirs), (theirs, ours)):
-        laws.randomise(source, seed=int(source is ours))
-        target.load_state_dict(source.state_dict())
-        laws.gradients_match(ours, theirs, normal(2, 4, 3, 5))
-    assert Conv2d(4, 6, (3, 2), groups=2).weight.shape == ConvTranspose2d(6, 4, (3, 2), groups=2).weight.shape
-
-
 def test_weights_are_initialised_uniform():
     """Weights and biases are initialised uniform in ±1/√(out_channels/groups · taps).
 
@@ -173,7 +158,6 @@ def test_the_output_may_be_changed_in_place(kernel, stride, bias):
     laws.assert_all_close(found, torch.autograd.grad(expected, leaves, cotangent))
 
 
-@pytest.mark.project_convention
 @pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
 def test_gradients_of_complex_images_conjugate_the_other_factor():
     """For complex x and w, ∂/∂x and ∂/∂w hold w̄ and x̄, as torch's, in first and second derivatives.
