@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.attention import CrossAttention, KeyValueCache, MultiHeadAttention, scaled_dot_product_attention
 from spec.cases import Bad, Case
+from spec.contract import Contract, double, linear
 
 
 def _normal(*shapes, seed=0):
@@ -165,5 +166,55 @@ CASES = [
         name="CrossAttention, widths, dropout, no bias",
         build=lambda: CrossAttention(6, 2, kdim=5, vdim=3, dropout=0.3, bias=False),
         inputs=_normal((3, 4, 6), (3, 7, 5), (3, 7, 3)),
+    ),
+]
+
+_ROWS = "(num_heads + 2 * (num_kv_heads or num_heads)) * (head_dim or embed_dim // num_heads)"
+_HEADS = {"embed_dim": "int >= 1", "num_heads": "int >= 1", "dropout": "[0, 1)"}
+
+CONTRACTS = [
+    Contract(
+        item="self-attention",
+        name="scaled_dot_product_attention",
+        of=scaled_dot_product_attention,
+        calls=({"query": double(2, 5, 4), "key": double(2, 7, 4, seed=1), "value": double(2, 7, 6, seed=2)},),
+        ranges={"dropout_p": "[0, 1)"},
+    ),
+    Contract(
+        item="self-attention",
+        name="KeyValueCache",
+        of=KeyValueCache,
+        attributes={
+            "key": "keys (batch, kv heads, tokens so far, head_dim), None at first",
+            "value": "values of the same shape, None at first",
+        },
+        remembers="the keys and values of all tokens so far",
+    ),
+    Contract(
+        item="self-attention",
+        name="MultiHeadAttention",
+        of=MultiHeadAttention,
+        calls=({"embed_dim": 4, "num_heads": 1},),
+        ranges=_HEADS | {"num_kv_heads": "int >= 1 or None", "head_dim": "int >= 1 or None"},
+        state={
+            "in_proj_weight": f"({_ROWS}, embed_dim)",
+            "in_proj_bias": f"({_ROWS},)",
+        }
+        | linear("out_proj", "embed_dim", "num_heads * (head_dim or embed_dim // num_heads)"),
+        remembers="nothing; a cache is the caller's",
+    ),
+    Contract(
+        item="cross-attention",
+        name="CrossAttention",
+        of=CrossAttention,
+        calls=({"embed_dim": 4, "num_heads": 1, "kdim": 3, "vdim": 5},),
+        ranges=_HEADS | {"kdim": "int >= 1 or None", "vdim": "int >= 1 or None"},
+        state={
+            "q_proj_weight": "(embed_dim, embed_dim)",
+            "k_proj_weight": "(embed_dim, kdim)",
+            "v_proj_weight": "(embed_dim, vdim)",
+            "in_proj_bias": "(3 * embed_dim,)",
+        }
+        | linear("out_proj", "embed_dim", "embed_dim"),
     ),
 ]

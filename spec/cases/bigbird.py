@@ -4,6 +4,7 @@ import torch
 
 from impl.models.bigbird import BigBird, BlockSparseAttention
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear, masked_language_model
 
 # A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
 UNSEEN = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
@@ -90,5 +91,52 @@ CASES = [
         ),
         bad=MODEL_BAD,
         exempt=UNSEEN | {"gradient_correct": "the golden specs compare every parameter's gradient"},
+    ),
+]
+
+_BLOCKS = {
+    "block_size": "int >= 1",
+    "num_random_blocks": "int >= 0",
+    "num_window_blocks": "int >= 1",
+    "num_global_blocks": "int >= 0",
+    "dropout": "[0, 1)",
+}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+CONTRACTS = [
+    Contract(
+        item="bigbird",
+        name="BlockSparseAttention",
+        of=SPARSE,
+        calls=({"embed_dim": 4, "num_heads": 1, "block_size": 2, "num_random_blocks": 2, "max_blocks": 5},),
+        ranges=_BLOCKS | dict.fromkeys(("embed_dim", "num_heads", "max_blocks"), "int >= 1"),
+        state={"draws": "(num_heads, max_blocks, num_random_blocks)"}
+        | {key: shape for name in _PROJECTIONS for key, shape in linear(name, "embed_dim", "embed_dim").items()},
+        attributes={"draws": "integers, a buffer, sampled at construction; the docstring says how they choose blocks"},
+    ),
+    Contract(
+        item="bigbird",
+        name="BigBird",
+        of=BigBird,
+        calls=(
+            {
+                "vocab_size": 7,
+                "embed_dim": 4,
+                "num_heads": 1,
+                "num_layers": 1,
+                "dim_feedforward": 6,
+                "max_len": 12,
+                "block_size": 2,
+                "num_random_blocks": 1,
+            },
+        ),
+        ranges=_BLOCKS
+        | dict.fromkeys(
+            ("vocab_size", "embed_dim", "num_heads", "num_layers", "dim_feedforward", "max_len", "num_types"),
+            "int >= 1",
+        )
+        | {"padding_idx": "int >= 0"},
+        state=masked_language_model(_PROJECTIONS, positions="max_len")
+        | {"layers.0.self_attn.draws": "(num_heads, -(-max_len // block_size), num_random_blocks)"},
     ),
 ]

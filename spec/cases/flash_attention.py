@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.flash_attention import flash_attention
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 ITEM = "flash-attention"
 _QKV = (2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)
@@ -88,5 +89,16 @@ CASES = [
         inputs=_masked((2, 1, 7)),
         exempt=_OF_TILES | {"keeps_dtype": "L stays float32 for inputs of half precision, by convention"},
         is_function=True,
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item=ITEM,
+        name="flash_attention",
+        of=flash_attention,
+        calls=({"query": double(2, 5, 4), "key": double(2, 7, 4, seed=1), "value": double(2, 7, 6, seed=2)},),
+        ranges={"block_q": "int >= 1", "block_k": "int >= 1"},
+        remembers="for the backward pass its inputs, the output and one log-sum-exp a query",
     ),
 ]

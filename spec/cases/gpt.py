@@ -1,9 +1,11 @@
 """Cases of the language model."""
 
 import torch
+from torch import nn
 
 from impl.models.gpt import GPT, next_token_loss, sampling_distribution, train, weights_from_gpt2
 from spec.cases import Bad, Case
+from spec.contract import Contract, affine, double, linear
 from spec.laws import reseed
 
 
@@ -83,5 +85,65 @@ CASES = [
         build=lambda: small(vocab_size=5, block_size=4, n_layer=1, n_head=3, n_embd=3, dropout=0.3),
         inputs=lambda: (torch.tensor([[0, 3, 1, 3], [2, 4, 2, 0]]),),
         bad=BAD,
+    ),
+]
+
+
+class LossOfSlope(nn.Module):
+    """Its loss has the derivative 3 in its one weight, whatever the tokens, which it records."""
+
+    block_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.texts = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
+
+    def loss(self, tokens):
+        self.texts += tokens.tolist()
+        return 3 * self.weight.sum()
+
+
+def _training():
+    model = LossOfSlope()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {"model": model, "text": torch.arange(9), "optimizer": optimizer, "steps": 2, "report": None}
+
+
+_BLOCK = {"in_proj_weight": "(3 * n_embd, n_embd)", "in_proj_bias": "(3 * n_embd,)"}
+CONTRACTS = [
+    Contract(
+        item="gpt",
+        name="GPT",
+        of=GPT,
+        calls=({"vocab_size": 5, "block_size": 3, "n_layer": 1, "n_head": 1, "n_embd": 4},),
+        ranges=dict.fromkeys(("vocab_size", "block_size", "n_layer", "n_head", "n_embd"), "int >= 1")
+        | {"dropout": "[0, 1)"},
+        state={"wte.weight": "(vocab_size, n_embd)", "wpe.weight": "(block_size, n_embd)"}
+        | affine("blocks.0.norm1", "n_embd")
+        | {f"blocks.0.self_attn.{key}": shape for key, shape in _BLOCK.items()}
+        | linear("blocks.0.self_attn.out_proj", "n_embd", "n_embd")
+        | affine("blocks.0.norm2", "n_embd")
+        | linear("blocks.0.feed_forward.linear1", "4 * n_embd", "n_embd")
+        | linear("blocks.0.feed_forward.linear2", "n_embd", "4 * n_embd")
+        | affine("ln_f", "n_embd"),
+        attributes={
+            "block_size": "as given",
+            "ln_f": "the final norm, called as a submodule: an identity may take its place",
+        },
+        remembers="nothing; a cache is the caller's",
+    ),
+    Contract(
+        item="gpt",
+        name="sampling_distribution",
+        of=sampling_distribution,
+        calls=({"logits": double(3, 5)},),
+        ranges={"temperature": "[0, inf]", "top_k": "int >= 1 or None", "top_p": "[0, 1] or None"},
+    ),
+    Contract(
+        item="gpt",
+        name="train",
+        of=train,
+        calls=(_training(),),
+        ranges={"steps": "int >= 1", "batch_size": "int >= 1"},
     ),
 ]

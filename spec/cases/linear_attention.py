@@ -11,6 +11,7 @@ from impl.layers.linear_attention import (
     positive_features,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear
 
 MODULES = (LinearAttention, FavorAttention)
 
@@ -138,5 +139,48 @@ CASES = [
         "FavorAttention, causal, padded, no bias",
         lambda: FavorAttention(6, 2, bias=False, is_causal=True),
         _tokens(3, 4, 6, lengths=[4, 2, 3]),
+    ),
+]
+
+
+def _heads(of, name, ranges=None, state=None, **arguments):
+    return Contract(
+        item="linear-attention",
+        name=name,
+        of=of,
+        calls=({"embed_dim": 4, "num_heads": 1} | arguments,),
+        ranges={"embed_dim": "int >= 1", "num_heads": "int >= 1"} | (ranges or {}),
+        state={"in_proj_weight": "(3 * embed_dim, embed_dim)", "in_proj_bias": "(3 * embed_dim,)"}
+        | linear("out_proj", "embed_dim", "embed_dim")
+        | (state or {}),
+        remembers="nothing; a state is the caller's",
+    )
+
+
+CONTRACTS = [
+    Contract(
+        item="linear-attention",
+        name="LinearAttentionState",
+        of=LinearAttentionState,
+        attributes={
+            "sums": "S and z side by side (…, features, d_v + 1), None before any token",
+            "level": "(…, 1), the logarithm of the factor that the sums leave out",
+        },
+        remembers="the sums over all tokens so far",
+    ),
+    _heads(LinearAttention, "LinearAttention"),
+    _heads(
+        FavorAttention,
+        "FavorAttention",
+        ranges={"num_features": "int >= 1 or None"},
+        state={"projection": "(num_features, embed_dim // num_heads)"},
+        num_features=5,
+    ),
+    Contract(
+        item="linear-attention",
+        name="orthogonal_projection",
+        of=orthogonal_projection,
+        calls=({"num_features": 5, "width": 3},),
+        ranges={"num_features": "int >= 1", "width": "int >= 1"},
     ),
 ]

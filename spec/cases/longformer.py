@@ -4,6 +4,7 @@ import torch
 
 from impl.models.longformer import Longformer
 from spec.cases import Bad, Case
+from spec.contract import Contract, masked_language_model
 
 
 def _rejects(call, *mentions):
@@ -53,5 +54,35 @@ CASES = [
             "every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)",
             "gradient_correct": "the golden specs compare every parameter's gradient",
         },
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="longformer",
+        name="Longformer",
+        of=Longformer,
+        calls=(
+            {
+                "vocab_size": 7,
+                "embed_dim": 4,
+                "num_heads": 1,
+                "window": 2,
+                "num_layers": 1,
+                "dim_feedforward": 3,
+                "max_len": 8,
+                "num_types": 2,
+                "padding_idx": 0,
+            },
+        ),
+        ranges=dict.fromkeys(
+            ("vocab_size", "embed_dim", "num_heads", "num_layers", "dim_feedforward", "num_types", "dilation"),
+            "int >= 1",
+        )
+        | {"window": "int >= 2", "dropout": "[0, 1)", "padding_idx": "int >= 0"},
+        state=masked_language_model(
+            ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj"),
+            positions="padding_idx + 1 + max_len",
+        ),
     ),
 ]

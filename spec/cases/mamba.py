@@ -2,8 +2,9 @@
 
 import torch
 
-from impl.models.mamba import Mamba, MambaBlock, associative_scan, discretize, selective_scan
+from impl.models.mamba import Mamba, MambaBlock, MambaState, associative_scan, discretize, selective_scan
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape, seed=0):
@@ -150,5 +151,76 @@ CASES = [
         build=lambda: Mamba(vocab_size=7, d_model=2, n_layer=2, d_state=3, d_conv=2, eps=0.1),
         inputs=lambda: (TOKENS,),
         bad=BAD_MODEL,
+    ),
+]
+
+_INNER = "expand * d_model"
+_RANK = "(dt_rank or -(-d_model // 16))"
+_BLOCK_RANGES = dict.fromkeys(("d_model", "d_state", "d_conv", "expand"), "int >= 1") | {"dt_rank": "int >= 1 or None"}
+_DISCRETIZATION = "'euler', 'zoh'"
+_SCAN = dict(zip(("u", "delta", "A", "B", "C", "D", "state"), scan_inputs()))
+
+
+def _mixer(prefix=""):
+    return {
+        f"{prefix}A_log": f"({_INNER}, d_state)",
+        f"{prefix}D": f"({_INNER},)",
+        f"{prefix}in_proj.weight": f"(2 * {_INNER}, d_model)",
+        f"{prefix}conv1d.weight": f"({_INNER}, 1, d_conv)",
+        f"{prefix}conv1d.bias": f"({_INNER},)",
+        f"{prefix}x_proj.weight": f"({_RANK} + 2 * d_state, {_INNER})",
+        f"{prefix}dt_proj.weight": f"({_INNER}, {_RANK})",
+        f"{prefix}dt_proj.bias": f"({_INNER},)",
+        f"{prefix}out_proj.weight": f"(d_model, {_INNER})",
+    }
+
+
+CONTRACTS = [
+    Contract(
+        item="mamba",
+        name="MambaState",
+        of=MambaState,
+        attributes={
+            "recent": "the filter's last inputs (batch, d_conv - 1, d_inner), None before the first token",
+            "hidden": "h (batch, d_inner, d_state), None before the first token",
+        },
+        remembers="what a block needs of the tokens so far",
+    ),
+    Contract(
+        item="mamba",
+        name="MambaBlock",
+        of=MambaBlock,
+        calls=({"d_model": 3, "d_state": 4, "d_conv": 5},),
+        ranges=_BLOCK_RANGES | {"discretization": _DISCRETIZATION},
+        state=_mixer(),
+        remembers="nothing; a state is the caller's",
+    ),
+    Contract(
+        item="mamba",
+        name="Mamba",
+        of=Mamba,
+        calls=({"vocab_size": 7, "d_model": 3, "n_layer": 1, "d_state": 4, "d_conv": 5},),
+        ranges={"vocab_size": "int >= 1", "n_layer": "int >= 1", "eps": "[0, inf]"} | _BLOCK_RANGES,
+        state={
+            "backbone.embeddings.weight": "(vocab_size, d_model)",
+            "backbone.layers.0.norm.weight": "(d_model,)",
+            "backbone.norm_f.weight": "(d_model,)",
+        }
+        | _mixer("backbone.layers.0.mixer."),
+        remembers="nothing; states are the caller's",
+    ),
+    Contract(
+        item="mamba",
+        name="selective_scan",
+        of=selective_scan,
+        calls=(_SCAN,),
+        ranges={"discretization": _DISCRETIZATION},
+    ),
+    Contract(
+        item="mamba",
+        name="discretize",
+        of=discretize,
+        calls=({"delta": torch.ones(2), "A": -torch.ones(2)},),
+        ranges={"method": _DISCRETIZATION},
     ),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.moe import MixtureOfExperts, TopKRouter, importance_loss, load_balancing_loss, router_z_loss
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape, seed=0):
@@ -133,5 +134,57 @@ CASES = [
             "empty_batch_is_defined": "a mean of nothing",
         },
         is_function=True,
+    ),
+]
+
+_WIDE = "(num_experts, 2 * hidden_features, embed_dim)"
+_SIZES = {"embed_dim": 4, "num_experts": 3, "hidden_features": 5, "top_k": 1}
+_ROUTER = {"embed_dim": "int >= 1", "num_experts": "int >= 1", "top_k": "int >= 1"}
+_WEIGHT = "(num_experts, embed_dim)"
+
+
+def _router(name, state, **more):
+    return Contract(
+        item="moe",
+        name=name,
+        of=TopKRouter,
+        calls=({"embed_dim": 4, "num_experts": 3, "top_k": 1} | more,),
+        ranges=_ROUTER,
+        state={"weight": _WEIGHT} | state,
+    )
+
+
+def _mixture(name, state, **more):
+    return Contract(
+        item="moe",
+        name=name,
+        of=MixtureOfExperts,
+        calls=(_SIZES | more,),
+        ranges=_ROUTER
+        | {
+            "hidden_features": "int >= 1",
+            "capacity_factor": "(0, inf) or None",
+            "shared_features": "int >= 1 or None",
+        },
+        state={"gate.weight": _WEIGHT, "experts.down_proj": "(num_experts, embed_dim, hidden_features)"} | state,
+    )
+
+
+CONTRACTS = [
+    _router("TopKRouter", {}),
+    _router("TopKRouter, noisy", {"noise_weight": _WEIGHT}, noisy=True),
+    _mixture("MixtureOfExperts", {"experts.gate_up_proj": _WIDE}),
+    _mixture(
+        "MixtureOfExperts, a shared expert",
+        {
+            "experts.gate_up_proj": _WIDE,
+            "shared_experts.gate_proj.weight": "(shared_features, embed_dim)",
+            "shared_experts.up_proj.weight": "(shared_features, embed_dim)",
+            "shared_experts.down_proj.weight": "(embed_dim, shared_features)",
+        },
+        shared_features=6,
+    ),
+    _mixture(
+        "MixtureOfExperts, not gated", {"experts.up_proj": "(num_experts, hidden_features, embed_dim)"}, gated=False
     ),
 ]

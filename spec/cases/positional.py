@@ -3,8 +3,18 @@
 import torch
 
 from impl.layers.embedding import Embedding
-from impl.layers.positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
+from impl.layers.positional import (
+    LearnedPositionalEmbedding,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    interpolated_frequencies,
+    llama3_frequencies,
+    ntk_frequencies,
+    rotary_frequencies,
+    sinusoids,
+)
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape):
@@ -107,5 +117,78 @@ CASES = [
         build=lambda: RotaryEmbedding(7, 100.0, interleaved=False, rotary_dim=4),
         inputs=_normal(2, 3, 7),
         exempt=_NOTHING_LEARNED,
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item=_POSITIONAL,
+        name="SinusoidalPositionalEncoding",
+        of=SinusoidalPositionalEncoding,
+        calls=({"d_model": 4},),
+        ranges={"d_model": "int >= 2", "dropout": "[0, 1]", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="LearnedPositionalEmbedding",
+        of=LearnedPositionalEmbedding,
+        calls=({"max_len": 3, "d_model": 5},),
+        ranges={"max_len": "int >= 1", "d_model": "int >= 1"},
+        state={"weight": "(max_len, d_model)"},
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="Embedding",
+        of=Embedding,
+        calls=(
+            {"num_embeddings": 7, "embedding_dim": 5},
+            {"num_embeddings": 7, "embedding_dim": 5, "padding_idx": 3},
+        ),
+        ranges={"num_embeddings": "int >= 1", "embedding_dim": "int >= 1", "padding_idx": "int >= 0 or None"},
+        state={"weight": "(num_embeddings, embedding_dim)"},
+        library="torch.nn.Embedding",
+        inputs=lambda arguments: _symbols(),
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="sinusoids",
+        of=sinusoids,
+        calls=({"positions": torch.arange(3), "d_model": 4},),
+        ranges={"d_model": "int >= 2", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="RotaryEmbedding",
+        of=RotaryEmbedding,
+        calls=({"dim": 6},),
+        ranges={"dim": "int >= 2", "base": "(0, inf]", "rotary_dim": "int >= 2 or None"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="rotary_frequencies",
+        of=rotary_frequencies,
+        calls=({"dim": 6},),
+        ranges={"dim": "int >= 2", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="interpolated_frequencies",
+        of=interpolated_frequencies,
+        calls=({"frequencies": torch.ones(3).double(), "scale": 2.0},),
+        ranges={"scale": "[1, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="ntk_frequencies",
+        of=ntk_frequencies,
+        calls=({"dim": 6, "scale": 2.0},),
+        ranges={"dim": "int >= 4", "scale": "[1, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="llama3_frequencies",
+        of=llama3_frequencies,
+        calls=({"frequencies": torch.ones(3).double()},),
+        ranges={"scale": "[1, inf]"},
     ),
 ]

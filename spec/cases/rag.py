@@ -18,6 +18,7 @@ from impl.models.rag import (
     train_retriever,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract
 from spec.laws import reseed
 
 DOCUMENTS, TOKENS, LENGTH = 7, 4, 3
@@ -186,5 +187,67 @@ CASES = [
     *(
         Case(item="rag", name=name, build=lambda nll=nll: nll, inputs=_answer, bad=_nll(nll), is_function=True)
         for name, nll in (("rag_sequence_nll", rag_sequence_nll), ("rag_token_nll", rag_token_nll))
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="rag",
+        name="BM25",
+        of=BM25,
+        calls=({"corpus": _WORDS},),
+        ranges={"k1": "[0, inf)", "b": "[0, 1]"},
+    ),
+    Contract(
+        item="rag",
+        name="DenseIndex",
+        of=DenseIndex,
+        calls=({"dim": 3},),
+        ranges={"dim": "int >= 1", "metric": "'ip', 'cosine'"},
+        attributes={"vectors": "the vectors that were added (n, dim), a buffer"},
+        remembers="the vectors that were added",
+    ),
+    Contract(
+        item="rag",
+        name="DenseRetriever",
+        of=DenseRetriever,
+        calls=({"question_encoder": nn.Linear(5, 4), "passage_encoder": nn.Linear(6, 4), "dim": 4},),
+        ranges={"dim": "int >= 1"},
+        attributes={
+            "question_encoder": "as given",
+            "passage_encoder": "as given",
+            "index": "the passages' DenseIndex",
+        },
+        remembers="the passages that were indexed",
+    ),
+    Contract(
+        item="rag",
+        name="RAG",
+        of=RAG,
+        calls=({"retriever": nn.Identity(), "generator": nn.Identity()},),
+        ranges={"k": "int >= 1", "marginal": "'sequence', 'token'"},
+        attributes={"retriever": "as given", "generator": "as given"},
+    ),
+    Contract(
+        item="rag",
+        name="BagOfWords",
+        of=BagOfWords,
+        calls=({"vocabulary_size": 8, "dim": 5},),
+        state={"table": "(vocabulary_size, dim)"},
+    ),
+    Contract(
+        item="rag",
+        name="SentenceReader",
+        of=SentenceReader,
+        calls=({"passages": [["A word.", "Two words."], ["Three."]]},),
+        ranges={"temperature": "(0, inf]"},
+        attributes={"sentences": "all sentences in order; the index of one is its token id"},
+    ),
+    Contract(
+        item="rag",
+        name="chunk",
+        of=chunk,
+        calls=({"items": [1, 2, 3], "size": 2},),
+        ranges={"size": "int >= 1", "overlap": "int >= 0"},
     ),
 ]

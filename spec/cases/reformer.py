@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence
 from spec.cases import Bad, Case
+from spec.contract import Contract, affine, linear
 
 LSH = LSHAttention
 # A bucket is a step function: a vector at an edge moves to another bucket when values are rounded.
@@ -97,5 +98,62 @@ CASES = [
         inputs=lambda: (torch.tensor([[0, 3, 4, 1, 2, 4], [2, 4, 1, 0, 3, 3]]),),
         bad=MODEL_BAD,
         exempt=EDGES | {"gradient_correct": "the golden specs compare every parameter's gradient"},
+    ),
+]
+
+_HASHING = dict.fromkeys(("embed_dim", "num_heads", "num_buckets", "chunk_length", "num_hashes"), "int >= 1")
+_HASHING |= {"dropout": "[0, 1)"}
+_ROTATIONS = "(num_heads, embed_dim // num_heads, num_hashes, num_buckets // 2)"
+_FIRST = "layers.blocks.0"
+
+CONTRACTS = [
+    Contract(
+        item="reformer",
+        name="LSHAttention",
+        of=LSH,
+        calls=({"embed_dim": 4, "num_heads": 1, "num_buckets": 6, "chunk_length": 3, "num_hashes": 2, "bias": True},),
+        ranges=_HASHING,
+        state={"rotations": _ROTATIONS}
+        | linear("qk_proj", "embed_dim", "embed_dim")
+        | linear("v_proj", "embed_dim", "embed_dim")
+        | linear("out_proj", "embed_dim", "embed_dim"),
+        attributes={"rotations": "R, a buffer, sampled at construction"},
+    ),
+    Contract(
+        item="reformer",
+        name="ReversibleBlock",
+        of=ReversibleBlock,
+        calls=({"f": nn.Linear(3, 3), "g": nn.Linear(3, 3)},),
+        state=linear("f", "3", "3") | linear("g", "3", "3"),
+        attributes={"f": "as given", "g": "as given"},
+    ),
+    Contract(
+        item="reformer",
+        name="Reformer",
+        of=Reformer,
+        calls=(
+            {
+                "vocab_size": 5,
+                "embed_dim": 4,
+                "num_heads": 1,
+                "num_layers": 1,
+                "dim_feedforward": 3,
+                "max_len": 9,
+                "num_buckets": 2,
+                "chunk_length": 4,
+            },
+        ),
+        ranges=_HASHING
+        | dict.fromkeys(("vocab_size", "num_layers", "dim_feedforward", "max_len"), "int >= 1")
+        | {"feed_forward_chunk": "int >= 1 or None"},
+        state={"words.weight": "(vocab_size, embed_dim)", "positions.weight": "(max_len, embed_dim)"}
+        | affine(f"{_FIRST}.f.norm", "embed_dim")
+        | {f"{_FIRST}.f.part.rotations": _ROTATIONS}
+        | {f"{_FIRST}.f.part.{name}_proj.weight": "(embed_dim, embed_dim)" for name in ("qk", "v", "out")}
+        | affine(f"{_FIRST}.g.norm", "embed_dim")
+        | linear(f"{_FIRST}.g.part.linear1", "dim_feedforward", "embed_dim")
+        | linear(f"{_FIRST}.g.part.linear2", "embed_dim", "dim_feedforward")
+        | affine("norm", "2 * embed_dim")
+        | {"head.weight": "(vocab_size, 2 * embed_dim)"},
     ),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.sliding_window_attention import SlidingWindowAttention
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear
 
 # A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
 KEY_BIAS = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
@@ -61,5 +62,26 @@ CASES = [
         build=lambda: SELF(6, 3, 4, dilation=2, dropout=0.3, global_attention=False),
         inputs=_inputs((2, 7, 6), None, torch.arange(7) < torch.tensor([[7], [5]])),
         exempt=KEY_BIAS,
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="sliding-window-attention",
+        name="SlidingWindowAttention",
+        of=SELF,
+        calls=({"embed_dim": 4, "num_heads": 1, "window": 2},),
+        ranges={
+            "embed_dim": "int >= 1",
+            "num_heads": "int >= 1",
+            "window": "int >= 2",
+            "dilation": "int >= 1",
+            "dropout": "[0, 1)",
+        },
+        state={
+            key: shape
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj")
+            for key, shape in linear(name, "embed_dim", "embed_dim").items()
+        },
     ),
 ]
