@@ -64,16 +64,10 @@ FUNCTION_BAD = {
     "a mask of other queries": _rejects(_masks((6, 7)), "(2, 3, 5, 7)", "(6, 7)"),
     "a mask of more dimensions": _rejects(_masks((1, 2, 3, 5, 7)), "(1, 2, 3, 5, 7)"),
     "a mask of integers": _rejects(_masks((5, 7), torch.int64), "torch.int64"),
-    "negative dropout": _rejects(_function(*_QKV, dropout_p=-0.1), "-0.1"),
-    "dropout of everything": _rejects(_function(*_QKV, dropout_p=1.0), "1.0"),
 }
 SIZES_BAD = {
     layer: {
-        "a width of 0": _rejects(lambda layer=layer: layer(0, 3), "0"),
-        "no heads": _rejects(lambda layer=layer: layer(12, 0), "num_heads", "0"),
         "heads that do not divide": _rejects(lambda layer=layer: layer(12, 5), "12", "5"),
-        "negative dropout": _rejects(lambda layer=layer: layer(12, 3, dropout=-0.1), "-0.1"),
-        "dropout of everything": _rejects(lambda layer=layer: layer(12, 3, dropout=1.0), "1.0"),
     }
     for layer in (MultiHeadAttention, CrossAttention)
 }
@@ -81,8 +75,6 @@ SELF_BAD = SIZES_BAD[MultiHeadAttention] | {
     "kv heads that do not divide": _rejects(
         lambda: MultiHeadAttention(12, 6, num_kv_heads=4), "num_kv_heads", "6", "4"
     ),
-    "no kv heads": _rejects(lambda: MultiHeadAttention(12, 6, num_kv_heads=0), "num_kv_heads", "0"),
-    "heads of no width": _rejects(lambda: MultiHeadAttention(12, 3, head_dim=0), "head_dim", "0"),
     "no heads of a given width": _rejects(lambda: MultiHeadAttention(12, 0, head_dim=4), "num_heads", "0"),
     "a width of 0 with a given head": _rejects(lambda: MultiHeadAttention(0, 3, head_dim=4), "embed_dim", "0"),
     "input of another width": _rejects(lambda: MultiHeadAttention(12, 3)(torch.ones(2, 5, 11)), "12", "(2, 5, 11)"),
@@ -103,8 +95,6 @@ SELF_BAD = SIZES_BAD[MultiHeadAttention] | {
     "a cache that is not causal": _rejects(lambda: MultiHeadAttention(12, 3)(_X, cache=KeyValueCache()), "is_causal"),
 }
 CROSS_BAD = SIZES_BAD[CrossAttention] | {
-    "keys of no width": _rejects(lambda: CrossAttention(12, 3, kdim=0), "kdim", "0"),
-    "values of no width": _rejects(lambda: CrossAttention(12, 3, vdim=0), "vdim", "0"),
     "a query of another width": _rejects(
         lambda: CrossAttention(12, 3)(torch.ones(2, 5, 11), _CONTEXT), "query", "(2, 5, 11)"
     ),

@@ -33,18 +33,8 @@ def _with_a_past():
 
 
 BAD = {
-    "no width": _bad("0", embed_dim=0),
-    "no heads": _bad("num_heads", "0", num_heads=0),
-    "no latent": _bad("kv_lora_rank", "0", kv_lora_rank=0),
-    "no content": _bad("qk_nope_head_dim", "0", qk_nope_head_dim=0),
-    "no values": _bad("v_head_dim", "-1", v_head_dim=-1),
-    "no latent of the queries": _bad("0", q_lora_rank=0),
     "an odd width to rotate": _bad("qk_rope_head_dim", "3", qk_rope_head_dim=3),
-    "nothing to rotate": _bad("qk_rope_head_dim", "0", qk_rope_head_dim=0),
-    "a negative width to rotate": _bad("qk_rope_head_dim", "-2", qk_rope_head_dim=-2),
-    "angles of base 0": _bad("rope_theta", "0", rope_theta=0.0),
     "a base that is no number": _bad("rope_theta", "nan", rope_theta=float("nan")),
-    "a negative eps": _bad("eps", "-1", eps=-1.0),
     "tokens of another width": _bad_input(torch.ones(2, 4, 5), mentions=("6", "(2, 4, 5)")),
     "a sequence without a batch": _bad_input(torch.ones(4, 6), mentions=("(4, 6)",)),
     "four dimensions": _bad_input(torch.ones(2, 1, 4, 6), mentions=("(2, 1, 4, 6)",)),

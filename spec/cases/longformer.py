@@ -22,14 +22,11 @@ def _tokens(*shape):
 
 
 BAD = {
-    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no tokens at all": _rejects(lambda: Longformer(0), "num_embeddings", "0"),
     "padding that is no token": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "an odd window": _rejects(lambda: _model(window=3), "even", "3"),
     "a window too many": _rejects(lambda: _model(window=(2, 4)), "window", "(2, 4)"),
     "a dilation too few": _rejects(lambda: _model(num_layers=3, dilation=[1, 2]), "dilation", "[1, 2]"),
-    "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
     "too long a text": _rejects(lambda: _model()(_tokens(2, 9)), "8", "(2, 9)"),
     "tokens that are no whole numbers": _rejects(lambda: _model()(torch.ones(2, 5)), "float32"),
     "types that are no whole numbers": _rejects(lambda: _model()(_tokens(2, 5), None, torch.zeros(2, 5)), "float32"),

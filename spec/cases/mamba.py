@@ -28,14 +28,6 @@ def _bad_scan(*mentions, place=None, tensor=None, **options):
     return Bad(call=call, mentions=mentions)
 
 
-def _bad_block(*mentions, **options):
-    return Bad(call=lambda: MambaBlock(**({"d_model": 6} | options)), mentions=mentions)
-
-
-def _bad_model(*mentions, **options):
-    return Bad(call=lambda: Mamba(**({"vocab_size": 7, "d_model": 6, "n_layer": 2} | options)), mentions=mentions)
-
-
 def _bad_tokens(tokens, *mentions, call="forward", **options):
     return Bad(call=lambda: getattr(Mamba(7, 6, 1), call)(tokens, **options), mentions=mentions)
 
@@ -64,25 +56,14 @@ BAD_SCAN = {
     "C of another batch": _bad_scan("C of shape (2, 5, 4)", "(1, 5, 4)", place=4, tensor=torch.ones(1, 5, 4)),
     "D of the states": _bad_scan("D of shape (3,)", "(4,)", place=5, tensor=torch.ones(4)),
     "a state laid out the other way": _bad_scan("state", "(2, 3, 4)", "(2, 4, 3)", place=6, tensor=torch.ones(2, 4, 3)),
-    "an unknown discretization": _bad_scan("'zoh'", "'bilinear'", discretization="bilinear"),
 }
 BAD_BLOCK = {
-    "no width": _bad_block("d_model", "0", d_model=0),
-    "no states": _bad_block("d_state", "0", d_state=0),
-    "no taps": _bad_block("d_conv", "0", d_conv=0),
-    "no channels": _bad_block("expand", "0", expand=0),
-    "no rank": _bad_block("0", dt_rank=0),
-    "an unknown discretization": _bad_block("'zoh'", "'tustin'", discretization="tustin"),
     "tokens of another width": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 5)), mentions=("6", "(2, 3, 5)")),
     "wider tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 7)), mentions=("6", "(2, 3, 7)")),
     "no batch": Bad(call=lambda: MambaBlock(6)(torch.ones(3, 6)), mentions=("(3, 6)",)),
     "no tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 0, 6)), mentions=("(2, 0, 6)",)),
 }
 BAD_MODEL = {
-    "no vocabulary": _bad_model("vocab_size", "0", vocab_size=0),
-    "no width": _bad_model("d_model", "-1", d_model=-1),
-    "no layers": _bad_model("n_layer", "0", n_layer=0),
-    "a negative eps": _bad_model("eps", "-1", eps=-1.0),
     "one text without a batch": _bad_tokens(torch.tensor([1, 2]), "(2,)"),
     "no tokens": _bad_tokens(torch.zeros(2, 0, dtype=torch.long), "(2, 0)"),
     "tokens that are not whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
@@ -114,11 +95,6 @@ CASES = [
         name="discretize",
         build=lambda: discretize,
         inputs=lambda: (_normal(2, 3, 1).exp(), -_normal(2, 1, 4, seed=1).exp(), "zoh"),
-        bad={
-            "an unknown method": Bad(
-                call=lambda: discretize(torch.ones(2), -torch.ones(2), "exact"), mentions=("'euler'", "'exact'")
-            )
-        },
         is_function=True,
     ),
     Case(

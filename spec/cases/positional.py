@@ -30,9 +30,6 @@ _NOTHING_LEARNED = {"every_parameter_receives_gradient": "it has no parameters"}
 
 SINUSOIDAL_BAD = {
     "an odd width": _rejects(lambda: SinusoidalPositionalEncoding(5), "5"),
-    "no width": _rejects(lambda: SinusoidalPositionalEncoding(0), "0"),
-    "no base": _rejects(lambda: SinusoidalPositionalEncoding(6, base=0.0), "base", "0"),
-    "dropout above 1": _rejects(lambda: SinusoidalPositionalEncoding(6, dropout=1.1), "1.1"),
     "another width": _rejects(lambda: SinusoidalPositionalEncoding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: SinusoidalPositionalEncoding(6)(torch.ones(6)), "(6,)"),
     "positions of other tokens": _rejects(lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES), "(3,)", "(4,)"),
@@ -41,8 +38,6 @@ SINUSOIDAL_BAD = {
     ),
 }
 LEARNED_BAD = {
-    "no positions": _rejects(lambda: LearnedPositionalEmbedding(0, 6), "max_len", "0"),
-    "no width": _rejects(lambda: LearnedPositionalEmbedding(7, 0), "d_model", "0"),
     "another width": _rejects(lambda: LearnedPositionalEmbedding(7, 4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(torch.ones(6)), "(6,)"),
     "a text too long": _rejects(lambda: LearnedPositionalEmbedding(2, 6)(_X), "max_len", "2", "3"),
@@ -52,13 +47,11 @@ LEARNED_BAD = {
 }
 ROTARY_BAD = {
     "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
-    "no width": _rejects(lambda: RotaryEmbedding(0), "0"),
     "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
     "an odd part with frequencies of its own": _rejects(
         lambda: RotaryEmbedding(7, rotary_dim=5, frequencies=torch.ones(2).double()), "even", "5"
     ),
     "a part wider than the whole": _rejects(lambda: RotaryEmbedding(6, rotary_dim=8), "6", "8"),
-    "no base": _rejects(lambda: RotaryEmbedding(6, base=0.0), "base", "0"),
     "too few frequencies": _rejects(lambda: RotaryEmbedding(6, frequencies=torch.ones(2).double()), "(2,)"),
     "another width": _rejects(lambda: RotaryEmbedding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: RotaryEmbedding(6)(torch.ones(6)), "(6,)"),
@@ -68,10 +61,7 @@ ROTARY_BAD = {
     ),
 }
 EMBEDDING_BAD = {
-    "no tokens": _rejects(lambda: Embedding(0, 5), "num_embeddings", "0"),
-    "no width": _rejects(lambda: Embedding(7, 0), "embedding_dim", "0"),
     "padding outside the vocabulary": _rejects(lambda: Embedding(7, 5, padding_idx=7), "padding_idx", "7"),
-    "negative padding": _rejects(lambda: Embedding(7, 5, padding_idx=-1), "padding_idx", "-1"),
 }
 
 

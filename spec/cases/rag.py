@@ -95,15 +95,9 @@ _WORDS = [["a", "b", "a"], ["b", "c"], ["c"]]
 _BAD = {
     "no documents": Bad(call=lambda: BM25([]), mentions=("[]",)),
     "documents that are strings": Bad(call=lambda: BM25(["one text", "another"]), mentions=("one text",)),
-    "a negative k1": Bad(call=lambda: BM25(_WORDS, k1=-0.5), mentions=("k1", "-0.5")),
-    "an infinite k1": Bad(call=lambda: BM25(_WORDS, k1=float("inf")), mentions=("k1", "inf")),
-    "a negative b": Bad(call=lambda: BM25(_WORDS, b=-0.25), mentions=("b", "-0.25")),
-    "b above 1": Bad(call=lambda: BM25(_WORDS, b=1.25), mentions=("b", "1.25")),
     "none of the best": Bad(call=lambda: BM25(_WORDS).search([["a"]], 0), mentions=("0",)),
     "a query that is a string": Bad(call=lambda: BM25(_WORDS).search(["a b"], 2), mentions=("a b",)),
     "scores for a string": Bad(call=lambda: BM25(_WORDS).scores("a b"), mentions=("a b",)),
-    "no dimension": Bad(call=_index(0), mentions=("dim", "0")),
-    "an unknown metric": Bad(call=_index(3, "l2"), mentions=("l2",)),
     "vectors of another size": Bad(call=lambda: DenseIndex(3).add(_random(2, 4)), mentions=("3", "(2, 4)")),
     "one vector without a row": Bad(call=lambda: DenseIndex(3).add(_random(3)), mentions=("(3,)",)),
     "queries of another size": Bad(
@@ -113,13 +107,8 @@ _BAD = {
     "none of the nearest": Bad(
         call=lambda: DenseIndex(3).add(_random(2, 3)).search(_random(2, 3), 0), mentions=("k = 0",)
     ),
-    "no passages to find": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), k=0), mentions=("k", "0")),
-    "an unknown marginal": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), 2, "word"), mentions=("word",)),
     "fewer than no tokens": Bad(call=lambda: rag().generate(_random(2, 5), -1), mentions=("length", "-1")),
-    "chunks of nothing": Bad(call=lambda: chunk([1, 2], 0), mentions=("size", "0")),
     "chunks that never end": Bad(call=lambda: chunk([1, 2], 3, 3), mentions=("overlap", "3")),
-    "a negative overlap": Bad(call=lambda: chunk([1, 2], 3, -1), mentions=("overlap", "-1")),
-    "no temperature": Bad(call=lambda: SentenceReader([["A word."]], 0.0), mentions=("temperature", "0.0")),
     "passages to read that are strings": Bad(call=lambda: SentenceReader(["A b.", "C d."]), mentions=("A b.",)),
     "a passage without a sentence to read": Bad(call=lambda: SentenceReader([["A b."], []]), mentions=("[]",)),
     "passages to learn from that are strings": Bad(
