@@ -195,7 +195,8 @@ class FavorAttention(nn.Module):
 
     Args:
         embed_dim, num_heads, bias, is_causal: as in `LinearAttention`.
-        num_features: m, random features of each query and key; default head_dim · ln(head_dim), as theorem 4 asks.
+        num_features: m, random features of each query and key; default head_dim · ln(head_dim), as theorem 4 asks,
+            rounded down, at least 1.
 
     Attributes:
         projection: ω (m, head_dim), a buffer that all heads share, sampled at construction and by `redraw` only.

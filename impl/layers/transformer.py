@@ -95,9 +95,9 @@ class TransformerEncoderBlock(nn.Module):
         bias: if True, linear layers and norms have a bias.
         is_causal: if True, a token attends to itself and earlier ones only.
         self_attn: attention of another kind, in place of `nhead` and `is_causal`: a module from (batch, tokens,
-            d_model) to the same. It brings its own dropout of weights.
-        feed_forward: another network in place of linear1 and linear2, e.g. `SwiGLU(d_model)`; `dim_feedforward` and
-            `activation` are then unused, and dropout within is its own.
+            d_model) to the same, kept under this name. It brings its own dropout of weights.
+        feed_forward: another network in place of linear1 and linear2, e.g. `SwiGLU(d_model)`, kept under this name;
+            `dim_feedforward` and `activation` are then unused, and dropout within is its own.
 
     Raises:
         ValueError: neither or both of `nhead` and `self_attn`; `is_causal` together with `self_attn`; sizes that do not

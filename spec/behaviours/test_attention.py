@@ -11,7 +11,7 @@ LENGTH, WIDTH = 24, 32
 
 
 class Reader(nn.Module):
-    """Predicts the next character at every position: an attention layer with a residual connection, then a linear layer."""
+    """Predicts the next character at every position: attention with a residual connection, then a linear layer."""
 
     def __init__(self, characters, attention):
         super().__init__()

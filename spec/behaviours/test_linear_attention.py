@@ -40,7 +40,7 @@ def test_errors_of_favor_fall_as_features_grow():
 
 
 class Reader(nn.Module):
-    """Predicts the next character at every position: an attention layer with a residual connection, then a linear layer."""
+    """Predicts the next character at every position: attention with a residual connection, then a linear layer."""
 
     def __init__(self, characters, attention):
         super().__init__()

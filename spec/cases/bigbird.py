@@ -126,5 +126,10 @@ CONTRACTS = [
         | {"padding_idx": "int >= 0"},
         state=masked_language_model(_PROJECTIONS, positions="max_len")
         | {"layers.0.self_attn.draws": "(num_heads, -(-max_len // block_size), num_random_blocks)"},
+        attributes={
+            "norm": "the embeddings' norm, called as a submodule",
+            "layers": "the blocks, called as submodules; so are their self_attn, feed_forward, norm1, norm2",
+            "head": "the module that makes logits of features",
+        },
     ),
 ]

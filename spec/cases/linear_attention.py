@@ -146,6 +146,7 @@ def _heads(of, name, ranges=None, state=None, **arguments):
         state={"in_proj_weight": "(3 * embed_dim, embed_dim)", "in_proj_bias": "(3 * embed_dim,)"}
         | linear("out_proj", "embed_dim", "embed_dim")
         | (state or {}),
+        attributes={"head_dim": "embed_dim / num_heads", "is_causal": "as given"},
         remembers="nothing; a state is the caller's",
     )
 

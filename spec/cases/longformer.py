@@ -81,5 +81,10 @@ CONTRACTS = [
             ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj"),
             positions="padding_idx + 1 + max_len",
         ),
+        attributes={
+            "norm": "the embeddings' norm, called as a submodule",
+            "layers": "the blocks, called as submodules; so are their self_attn, feed_forward, norm1, norm2",
+            "head": "the module that makes logits of features",
+        },
     ),
 ]

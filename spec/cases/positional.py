@@ -25,11 +25,13 @@ def _rejects(call, *mentions):
     return Bad(call=call, mentions=mentions)
 
 
+_FREQUENCIES = torch.ones(3, dtype=torch.float64)
 _X, _PLACES = torch.ones(2, 3, 6), torch.arange(4)
 _NOTHING_LEARNED = {"every_parameter_receives_gradient": "it has no parameters"}
 
 SINUSOIDAL_BAD = {
     "an odd width": _rejects(lambda: SinusoidalPositionalEncoding(5), "5"),
+    "sinusoids of an odd width": _rejects(lambda: sinusoids(torch.tensor([3]), 5), "5"),
     "another width": _rejects(lambda: SinusoidalPositionalEncoding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: SinusoidalPositionalEncoding(6)(torch.ones(6)), "(6,)"),
     "positions of other tokens": _rejects(lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES), "(3,)", "(4,)"),
@@ -48,6 +50,10 @@ LEARNED_BAD = {
 ROTARY_BAD = {
     "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
     "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
+    "frequencies of an odd width": _rejects(lambda: rotary_frequencies(7), "7"),
+    "factors that are equal": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 4.0), "4.0"),
+    "factors that fall": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 1.0), "1.0"),
+    "a factor of 0": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 0.0, 4.0), "0.0"),
     "an odd part with frequencies of its own": _rejects(
         lambda: RotaryEmbedding(7, rotary_dim=5, frequencies=torch.ones(2).double()), "even", "5"
     ),

@@ -193,7 +193,11 @@ CONTRACTS = [
         of=DenseIndex,
         calls=({"dim": 3},),
         ranges={"dim": "int >= 1", "metric": "'ip', 'cosine'"},
-        attributes={"vectors": "the vectors that were added (n, dim), a buffer"},
+        attributes={
+            "vectors": "the vectors that were added (n, dim), a buffer",
+            "dim": "as given",
+            "metric": "as given",
+        },
         remembers="the vectors that were added",
     ),
     Contract(
@@ -215,7 +219,7 @@ CONTRACTS = [
         of=RAG,
         calls=({"retriever": nn.Identity(), "generator": nn.Identity()},),
         ranges={"k": "int >= 1", "marginal": "'sequence', 'token'"},
-        attributes={"retriever": "as given", "generator": "as given"},
+        attributes=dict.fromkeys(("retriever", "generator", "k", "marginal"), "as given"),
     ),
     Contract(
         item="rag",

@@ -109,7 +109,11 @@ CONTRACTS = [
         | linear("qk_proj", "embed_dim", "embed_dim")
         | linear("v_proj", "embed_dim", "embed_dim")
         | linear("out_proj", "embed_dim", "embed_dim"),
-        attributes={"rotations": "R, a buffer, sampled at construction"},
+        attributes={
+            "rotations": "R, a buffer, sampled at construction",
+            "chunk_length": "as given",
+            "is_causal": "as given",
+        },
     ),
     Contract(
         item="reformer",
@@ -147,5 +151,9 @@ CONTRACTS = [
         | linear(f"{_FIRST}.g.part.linear2", "embed_dim", "dim_feedforward")
         | affine("norm", "2 * embed_dim")
         | {"head.weight": "(vocab_size, 2 * embed_dim)"},
+        attributes={
+            "words": "the table of words, called as a submodule",
+            "layers": "a ReversibleSequence, called as a submodule; a block's branches f and g have `norm` and `part`",
+        },
     ),
 ]

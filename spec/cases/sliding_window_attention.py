@@ -76,5 +76,6 @@ CONTRACTS = [
             for name in ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj")
             for key, shape in linear(name, "embed_dim", "embed_dim").items()
         },
+        attributes={"head_dim": "embed_dim / num_heads"},
     ),
 ]

@@ -78,7 +78,10 @@ class DenseIndex(nn.Module):
         return vectors / norm.masked_fill(norm == 0, 1)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and the raw values, `index.bin`, into a folder, which is created if need be."""
+        """Write `index.json` and the raw values, `index.bin`, into a folder, which is created if need be.
+
+        `index.json` holds dim, metric, dtype and the count of vectors.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         dtype = next(name for name, dtype in DTYPES.items() if dtype == self.vectors.dtype)
@@ -158,7 +161,7 @@ class BagOfWords(nn.Module):
         dim: size of a vector.
 
     Attributes:
-        table: the vectors (vocabulary_size, dim).
+        table: the vectors (vocabulary_size, dim), initialised as N(0, ¼).
     """
 
     def __init__(self, vocabulary_size: int, dim: int):

@@ -29,9 +29,10 @@ def _letter_or_gap(character):
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text in order, white space collapsed; . ! ? and an empty line end a sentence.
+    """The sentences of a text in order, white space collapsed.
 
-    Lines without a letter or digit, such as those that underline a title, count as empty.
+    A sentence ends at an empty line, and at . ! ? before white space and one of A … Z, " ' ` * or (. Lines without a
+    letter or digit, such as those that underline a title, count as empty.
     """
     lines = [line if words(line) else "" for line in text.splitlines()]
     found = []
