@@ -156,11 +156,7 @@ CONTRACTS = [
         item="linear-attention",
         name="LinearAttentionState",
         of=LinearAttentionState,
-        attributes={
-            "sums": "S and z side by side (…, features, d_v + 1), None before any token",
-            "level": "(…, 1), the logarithm of the factor that the sums leave out",
-        },
-        remembers="the sums over all tokens so far",
+        remembers="S and z of all tokens so far, of one size however many",
     ),
     _heads(LinearAttention, "LinearAttention"),
     _heads(

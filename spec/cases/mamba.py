@@ -156,11 +156,7 @@ CONTRACTS = [
         item="mamba",
         name="MambaState",
         of=MambaState,
-        attributes={
-            "recent": "the filter's last inputs (batch, d_conv - 1, d_inner), None before the first token",
-            "hidden": "h (batch, d_inner, d_state), None before the first token",
-        },
-        remembers="what a block needs of the tokens so far",
+        remembers="the filter's last inputs (batch, d_conv - 1, d_inner) and h (batch, d_inner, d_state), and no more",
     ),
     Contract(
         item="mamba",

@@ -200,7 +200,8 @@ def test_steps_with_a_state_are_one_pass(seed, cuts):
             tensors = query[:, :, part], key[:, :, part], value[:, :, part], level[:, :, part]
             portions.append(linear_attention(*tensors, is_causal=True, state=state))
     laws.assert_close(torch.cat(portions, 2), by_hand(query, key, value, level, is_causal=True))
-    assert state.sums.shape == (2, 3, 5, 5), f"expected sums of features × (d_v + 1), found {tuple(state.sums.shape)}"
+    held = sum(t.numel() for t in vars(state).values() if isinstance(t, torch.Tensor))
+    assert held <= 2 * 3 * 5 * (4 + 1 + 1), f"expected S, z and a level for each feature at most, found {held} elements"
 
 
 def test_gradients_flow_through_a_state():
