@@ -205,6 +205,8 @@ class RotaryEmbedding(nn.Module):
             of another width, positions of another shape.
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 15 and 34; partial: Wang & Komatsuzaki 2021 (GPT-J).
+    Convention: it has no parameters and no state; casts change no angle, and angles are known to a module that was
+    built under the meta device.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ the two. A decoder without a context, as in GPT, is an encoder block with `is_ca
 A decoder block's attention to its context has the three projections in one matrix, W^Q, W^K and W^V one below the
 other; `CrossAttention`, whose sequences may differ in width, keeps them apart.
 
-Convention: arguments, their defaults and the parameters' names are those of torch.nn.TransformerEncoderLayer and
-TransformerDecoderLayer, tokens are (batch, tokens, width), and the three dropouts are torch's (of attention weights,
-inside of FFN, and of F(x)). Masks are those of `MultiHeadAttention`: True may attend. In a stack of pre-norm blocks the
-last output is not normalized: the model adds a final norm.
+Convention: arguments, their defaults, the parameters' names and initialisation are those of
+torch.nn.TransformerEncoderLayer and TransformerDecoderLayer, tokens are (batch, tokens, width), and the three dropouts
+are torch's (of attention weights, inside of FFN, and of F(x)). Masks are those of `MultiHeadAttention`: True may
+attend. In a stack of pre-norm blocks the last output is not normalized: the model adds a final norm.
 """
 
 from collections.abc import Callable

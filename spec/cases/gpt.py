@@ -3,7 +3,15 @@
 import torch
 from torch import nn
 
-from impl.models.gpt import GPT, next_token_loss, sampling_distribution, train, weights_from_gpt2
+from impl.models.gpt import (
+    GPT,
+    decay_groups,
+    next_token_loss,
+    sampling_distribution,
+    train,
+    weights_from_gpt2,
+    weights_to_gpt2,
+)
 from spec.cases import Bad, Case
 from spec.contract import Contract, affine, double, linear
 from spec.laws import reseed
@@ -102,6 +110,12 @@ def _training():
 
 
 _BLOCK = {"in_proj_weight": "(3 * n_embd, n_embd)", "in_proj_bias": "(3 * n_embd,)"}
+_PLAIN = {
+    "next_token_loss": next_token_loss,
+    "decay_groups": decay_groups,
+    "weights_from_gpt2": weights_from_gpt2,
+    "weights_to_gpt2": weights_to_gpt2,
+}
 CONTRACTS = [
     Contract(
         item="gpt",
@@ -138,4 +152,5 @@ CONTRACTS = [
         calls=(_training(),),
         ranges={"steps": "int >= 1", "batch_size": "int >= 1"},
     ),
+    *(Contract(item="gpt", name=name, of=of) for name, of in _PLAIN.items()),
 ]

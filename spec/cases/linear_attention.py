@@ -151,6 +151,7 @@ def _heads(of, name, ranges=None, state=None, **arguments):
     )
 
 
+_PLAIN = {"linear_attention": linear_attention, "positive_features": positive_features}
 CONTRACTS = [
     Contract(
         item="linear-attention",
@@ -173,4 +174,5 @@ CONTRACTS = [
         calls=({"num_features": 5, "width": 3},),
         ranges={"num_features": "int >= 1", "width": "int >= 1"},
     ),
+    *(Contract(item="linear-attention", name=name, of=of) for name, of in _PLAIN.items()),
 ]

@@ -2,7 +2,7 @@
 
 import torch
 
-from impl.models.mamba import Mamba, MambaBlock, MambaState, associative_scan, discretize, selective_scan
+from impl.models.mamba import Mamba, MambaBlock, MambaState, associative_scan, combine, discretize, selective_scan
 from spec.cases import Bad, Case
 from spec.contract import Contract
 
@@ -151,6 +151,7 @@ def _mixer(prefix=""):
     }
 
 
+_PLAIN = {"associative_scan": associative_scan, "combine": combine}
 CONTRACTS = [
     Contract(
         item="mamba",
@@ -195,4 +196,5 @@ CONTRACTS = [
         calls=({"delta": torch.ones(2), "A": -torch.ones(2)},),
         ranges={"method": _DISCRETIZATION},
     ),
+    *(Contract(item="mamba", name=name, of=of) for name, of in _PLAIN.items()),
 ]

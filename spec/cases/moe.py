@@ -2,7 +2,15 @@
 
 import torch
 
-from impl.layers.moe import MixtureOfExperts, TopKRouter, importance_loss, load_balancing_loss, router_z_loss
+from impl.layers.moe import (
+    MixtureOfExperts,
+    Routing,
+    TopKRouter,
+    expert_capacity,
+    importance_loss,
+    load_balancing_loss,
+    router_z_loss,
+)
 from spec.cases import Bad, Case
 from spec.contract import Contract
 
@@ -159,6 +167,13 @@ def _mixture(name, state, **more):
     )
 
 
+_PLAIN = {
+    "Routing": Routing,
+    "expert_capacity": expert_capacity,
+    "load_balancing_loss": load_balancing_loss,
+    "importance_loss": importance_loss,
+    "router_z_loss": router_z_loss,
+}
 CONTRACTS = [
     _router("TopKRouter", {}),
     _router("TopKRouter, noisy", {"noise_weight": _WEIGHT}, noisy=True),
@@ -176,4 +191,5 @@ CONTRACTS = [
     _mixture(
         "MixtureOfExperts, not gated", {"experts.up_proj": "(num_experts, hidden_features, embed_dim)"}, gated=False
     ),
+    *(Contract(item="moe", name=name, of=of) for name, of in _PLAIN.items()),
 ]

@@ -12,6 +12,7 @@ from impl.layers.positional import (
     ntk_frequencies,
     rotary_frequencies,
     sinusoids,
+    token_positions,
 )
 from spec.cases import Bad, Case
 from spec.contract import Contract
@@ -187,4 +188,5 @@ CONTRACTS = [
         calls=({"frequencies": torch.ones(3).double()},),
         ranges={"scale": "[1, inf]"},
     ),
+    Contract(item=_POSITIONAL, name="token_positions", of=token_positions),
 ]

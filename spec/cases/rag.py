@@ -15,7 +15,9 @@ from impl.models.rag import (
     dpr_loss,
     rag_sequence_nll,
     rag_token_nll,
+    sentences,
     train_retriever,
+    words,
 )
 from spec.cases import Bad, Case
 from spec.contract import Contract
@@ -179,6 +181,15 @@ CASES = [
     ),
 ]
 
+_PLAIN = {
+    "Vocabulary": Vocabulary,
+    "dpr_loss": dpr_loss,
+    "rag_sequence_nll": rag_sequence_nll,
+    "rag_token_nll": rag_token_nll,
+    "train_retriever": train_retriever,
+    "sentences": sentences,
+    "words": words,
+}
 CONTRACTS = [
     Contract(
         item="rag",
@@ -234,7 +245,7 @@ CONTRACTS = [
         of=SentenceReader,
         calls=({"passages": [["A word.", "Two words."], ["Three."]]},),
         ranges={"temperature": "(0, inf]"},
-        attributes={"sentences": "all sentences in order; the index of one is its token id"},
+        attributes={"sentences": "the different sentences in order; the index of one is its token id"},
     ),
     Contract(
         item="rag",
@@ -243,4 +254,5 @@ CONTRACTS = [
         calls=({"items": [1, 2, 3], "size": 2},),
         ranges={"size": "int >= 1", "overlap": "int >= 0"},
     ),
+    *(Contract(item="rag", name=name, of=of) for name, of in _PLAIN.items()),
 ]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence
+from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence, lsh_buckets
 from spec.cases import Bad, Case
 from spec.contract import Contract, affine, linear
 
@@ -98,6 +98,7 @@ _HASHING |= {"dropout": "[0, 1)"}
 _ROTATIONS = "(num_heads, embed_dim // num_heads, num_hashes, num_buckets // 2)"
 _FIRST = "layers.blocks.0"
 
+_PLAIN = {"ReversibleSequence": ReversibleSequence, "lsh_buckets": lsh_buckets}
 CONTRACTS = [
     Contract(
         item="reformer",
@@ -156,4 +157,5 @@ CONTRACTS = [
             "layers": "a ReversibleSequence, called as a submodule; a block's branches f and g have `norm` and `part`",
         },
     ),
+    *(Contract(item="reformer", name=name, of=of) for name, of in _PLAIN.items()),
 ]

@@ -64,7 +64,7 @@ def check_passages(passages: Sequence[Sequence[str]]) -> None:
 
 
 class Vocabulary:
-    """Word ids from 1; 0 is padding, and unknown words are left out.
+    """Word ids from 1; 0 is padding, which its length counts, and unknown words are left out.
 
     Args:
         texts: lists of words, which are numbered in the order of their first appearance.
