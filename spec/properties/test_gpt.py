@@ -563,10 +563,10 @@ def test_an_empty_batch_generates_an_empty_batch():
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 4}, {"top_p": 0.7}])
 def test_tokens_are_sampled_by_their_probabilities(options):
-    """Over 5,000 texts the next token has the frequencies of its probabilities: χ² is below the 0.1 % point, and no
+    """Over 5,000 texts the next token has the frequencies of its probabilities: χ² is below the 10⁻⁶ point, and no
     token of probability 0 occurs.
 
-    Seed fixed; a right sampler would fail for one seed in a thousand.
+    A right sampler would fail for one seed in a million.
 
     Source: Holtzman et al. 2019, §3.
     """
@@ -585,7 +585,7 @@ def test_tokens_are_sampled_by_their_probabilities(options):
     assert not counts[probabilities == 0].any(), "expected tokens of probability 0 never to be sampled"
     likely = expected > 5
     chi2 = ((counts - expected)[likely].square() / expected[likely]).sum().item()
-    assert chi2 < 29.6, f"expected χ² of at most 10 degrees of freedom below 29.6, found {chi2:.1f}"
+    assert chi2 < 46.9, f"expected χ² of at most 10 degrees of freedom below 46.9, found {chi2:.1f}"
 
 
 def test_a_text_ends_at_its_stop_token():
@@ -593,8 +593,8 @@ def test_a_text_ends_at_its_stop_token():
 
     Convention: rows that ended are padded with stop_token; x-transformers 496e41d left what was sampled there.
     """
-    built, tokens = model(size=0.1), text(4, 3)
-    free = built.generate(tokens, 5, generator=torch.Generator().manual_seed(1))
+    built, tokens = model(3, 0.75), text(4, 3)
+    free = built.generate(tokens, 5, temperature=0)
     changed = early = 0
     for stop in free[:, 3:].unique().tolist():
         expected, ends = free.clone(), torch.full((4,), 5)
@@ -602,7 +602,7 @@ def test_a_text_ends_at_its_stop_token():
             if row.any():
                 ends[n] = int(row.nonzero()[0]) + 1
                 expected[n, 3 + int(ends[n]) :] = stop
-        found = built.generate(tokens, 5, stop_token=stop, generator=torch.Generator().manual_seed(1))
+        found = built.generate(tokens, 5, temperature=0, stop_token=stop)
         laws.assert_same(found, expected[:, : 3 + int(ends.max())])
         changed += not torch.equal(expected, free)
         early += int(ends.min()) < int(ends.max())
