@@ -99,7 +99,8 @@ def beyond_raises(contract: Contract):
     for name, text in contract.ranges.items():
         for value in parse(text).outside:
             shown = f"{contract.name}({name}={value!r}), where {name} is in {text}"
-            laws.rejects(lambda name=name, value=value: contract.build(**{name: value}), (name,), shown)
+            # What came is in the message; an inner layer that checks it may have another name for the argument.
+            laws.rejects(lambda name=name, value=value: contract.build(**{name: value}), (str(value),), shown)
 
 
 @laws.law(
@@ -176,3 +177,26 @@ def double(*shape, seed: int = 0):
 def parameter() -> torch.nn.Parameter:
     """One for an optimizer."""
     return torch.nn.Parameter(torch.ones(2, 3))
+
+
+def linear(name: str, rows: str, columns: str, bias: bool = True) -> dict[str, str]:
+    """State of a linear layer of that name, laid out as torch.nn.Linear's; rows and columns are expressions."""
+    return {f"{name}.weight": f"({rows}, {columns})"} | ({f"{name}.bias": f"({rows},)"} if bias else {})
+
+
+def affine(name: str, width: str) -> dict[str, str]:
+    """State of a norm of that name: weight and bias."""
+    return {f"{name}.weight": f"({width},)", f"{name}.bias": f"({width},)"}
+
+
+def masked_language_model(projections: Sequence[str], positions: str) -> dict[str, str]:
+    """State of BERT's kind: three tables and their norm, one layer of an attention with these projections, a head."""
+    state = {"words.weight": "(vocab_size, embed_dim)", "positions.weight": f"({positions}, embed_dim)"}
+    state |= {"types.weight": "(num_types, embed_dim)"} | affine("norm", "embed_dim")
+    for name in projections:
+        state |= linear(f"layers.0.self_attn.{name}", "embed_dim", "embed_dim")
+    state |= linear("layers.0.feed_forward.linear1", "dim_feedforward", "embed_dim")
+    state |= linear("layers.0.feed_forward.linear2", "embed_dim", "dim_feedforward")
+    state |= affine("layers.0.norm1", "embed_dim") | affine("layers.0.norm2", "embed_dim")
+    state |= {"head.bias": "(vocab_size,)"} | linear("head.dense", "embed_dim", "embed_dim")
+    return state | affine("head.norm", "embed_dim")

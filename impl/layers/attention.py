@@ -5,8 +5,9 @@ Vaswani et al. 2017, arXiv:1706.03762, §3.2.2 and §3.2.3; grouped heads: Ainsl
     MultiHead(Q, K, V) = Concat(head_1, …, head_h) W^O,   head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V)
     self-attention: Q = K = V;   cross-attention: Q from one sequence, K and V from another
 
-Convention: parameters are named and laid out as in torch.nn.MultiheadAttention, rows of head 1 first, but masks are
-not: True means "may attend" here. The output is a tensor alone unless `need_weights` asks for each head's weights.
+Convention: parameters are named, laid out and initialised as in torch.nn.MultiheadAttention, rows of head 1 first,
+but True in a mask means "may attend" here. The output is a tensor alone unless `need_weights` asks for each head's
+weights.
 """
 
 import torch

@@ -20,6 +20,8 @@ class Embedding(nn.Module):
         embedding_dim: width of a vector.
         padding_idx: a token id whose vector is initialised to zero and receives no gradient.
 
+    Other vectors are initialised as N(0, 1), as torch.nn.Embedding's.
+
     Raises:
         ValueError: a size below 1, a `padding_idx` outside of the vocabulary, or an input of another dtype than int32
             or int64.

@@ -39,7 +39,8 @@ def flash_attention(
         is_causal: query i may attend to keys up to i + s − t only; together with `attn_mask`, where both allow it.
         scale: τ, factor of Q Kᵀ; default 1/√d_k.
         return_lse: if True, return (O, L): parts of the keys can be attended to apart and merged by their L.
-        block_q, block_k: B_r and B_c, queries and keys of a tile; no result depends on them.
+        block_q, block_k: B_r and B_c, queries and keys of a tile; no result depends on them. Tiles are cut from the
+            first query and key on; where causality hides a whole tile, it is skipped.
 
     Raises:
         ValueError: shapes that do not fit together, a mask of integers, a block below 1.

@@ -11,8 +11,9 @@ Katharopoulos et al. 2020, arXiv:2006.16236, §3.2; Choromanski et al. 2021 (Per
 Convention: no epsilon: the weights of a query sum to 1 however small they were, and a query that attends to nothing
 gets 0. The features of a key may leave out a factor, whose logarithm is given instead: sums are kept relative to the
 largest factor so far, as in an online softmax. The ω_i of a block of d are orthogonal, with lengths of independent
-normal vectors, χ_d, so that each alone is still N(0, I). Parameters are those of self-attention, so that weights move
-both ways. elu + 1 takes queries and keys as they are, without 1/√d. A mask is True where a key may be attended to.
+normal vectors, χ_d, so that each alone is still N(0, I). Parameters are named and initialised as those of
+self-attention, and weights move both ways. elu + 1 takes queries and keys as they are, without 1/√d. A mask is True
+where a key may be attended to.
 """
 
 import math
@@ -195,7 +196,8 @@ class FavorAttention(nn.Module):
 
     Args:
         embed_dim, num_heads, bias, is_causal: as in `LinearAttention`.
-        num_features: m, random features of each query and key; default head_dim · ln(head_dim), as theorem 4 asks.
+        num_features: m, random features of each query and key; default head_dim · ln(head_dim), as theorem 4 asks,
+            rounded down, at least 1.
 
     Attributes:
         projection: ω (m, head_dim), a buffer that all heads share, sampled at construction and by `redraw` only.

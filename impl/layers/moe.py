@@ -36,7 +36,10 @@ from .numerics import at_least_float32, softplus
 
 
 class Routing(NamedTuple):
-    """Where tokens go: `logits` (…, experts), with the noise if any; `gates` and `indices` (…, k), largest first."""
+    """Where tokens go: `logits` (…, experts), with the noise if any; `gates` and `indices` (…, k), largest first.
+
+    Gates have the dtype of the input, indices are int64.
+    """
 
     logits: Tensor
     gates: Tensor

@@ -74,7 +74,7 @@ def llama3_frequencies(
     than `low_freq_factor` times, and (1 − γ) θ/s + γ θ between, where γ grows from 0 to 1 with the number of turns.
 
     Raises:
-        ValueError: scale < 1, or factors that do not grow.
+        ValueError: scale < 1, or factors other than 0 < low_freq_factor < high_freq_factor.
 
     Source: Dubey et al. 2024 (Llama 3), arXiv:2407.21783, §3.4.2; the released code of Llama 3.1.
     """
@@ -205,6 +205,8 @@ class RotaryEmbedding(nn.Module):
             of another width, positions of another shape.
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 15 and 34; partial: Wang & Komatsuzaki 2021 (GPT-J).
+    Convention: it has no parameters and no state; casts change no angle, and angles are known to a module that was
+    built under the meta device.
     """
 
     def __init__(

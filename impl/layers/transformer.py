@@ -11,10 +11,10 @@ the two. A decoder without a context, as in GPT, is an encoder block with `is_ca
 A decoder block's attention to its context has the three projections in one matrix, W^Q, W^K and W^V one below the
 other; `CrossAttention`, whose sequences may differ in width, keeps them apart.
 
-Convention: arguments, their defaults and the parameters' names are those of torch.nn.TransformerEncoderLayer and
-TransformerDecoderLayer, tokens are (batch, tokens, width), and the three dropouts are torch's (of attention weights,
-inside of FFN, and of F(x)). Masks are those of `MultiHeadAttention`: True may attend. In a stack of pre-norm blocks the
-last output is not normalized: the model adds a final norm.
+Convention: arguments, their defaults, the parameters' names and initialisation are those of
+torch.nn.TransformerEncoderLayer and TransformerDecoderLayer, tokens are (batch, tokens, width), and the three dropouts
+are torch's (of attention weights, inside of FFN, and of F(x)). Masks are those of `MultiHeadAttention`: True may
+attend. In a stack of pre-norm blocks the last output is not normalized: the model adds a final norm.
 """
 
 from collections.abc import Callable
@@ -95,9 +95,9 @@ class TransformerEncoderBlock(nn.Module):
         bias: if True, linear layers and norms have a bias.
         is_causal: if True, a token attends to itself and earlier ones only.
         self_attn: attention of another kind, in place of `nhead` and `is_causal`: a module from (batch, tokens,
-            d_model) to the same. It brings its own dropout of weights.
-        feed_forward: another network in place of linear1 and linear2, e.g. `SwiGLU(d_model)`; `dim_feedforward` and
-            `activation` are then unused, and dropout within is its own.
+            d_model) to the same, kept under this name. It brings its own dropout of weights.
+        feed_forward: another network in place of linear1 and linear2, e.g. `SwiGLU(d_model)`, kept under this name;
+            `dim_feedforward` and `activation` are then unused, and dropout within is its own.
 
     Raises:
         ValueError: neither or both of `nhead` and `self_attn`; `is_causal` together with `self_attn`; sizes that do not

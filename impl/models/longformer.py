@@ -43,7 +43,7 @@ class Longformer(nn.Module):
         padding_idx: the token that pads shorter texts.
 
     Attributes:
-        words, positions, types: tables, `Embedding`; norm: the embeddings' `LayerNorm`.
+        words, positions, types: tables, `Embedding`, initialised as N(0, 0.02²); norm: the embeddings' `LayerNorm`.
         layers: `TransformerEncoderBlock`s; `self_attn` is `SlidingWindowAttention`, `feed_forward` a `FeedForward`.
         head: `dense`, `norm` and `bias` of the logits, which share the table of words.
 

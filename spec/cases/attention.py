@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.attention import CrossAttention, KeyValueCache, MultiHeadAttention, scaled_dot_product_attention
 from spec.cases import Bad, Case
+from spec.contract import Contract, double, linear
 
 
 def _normal(*shapes, seed=0):
@@ -63,16 +64,10 @@ FUNCTION_BAD = {
     "a mask of other queries": _rejects(_masks((6, 7)), "(2, 3, 5, 7)", "(6, 7)"),
     "a mask of more dimensions": _rejects(_masks((1, 2, 3, 5, 7)), "(1, 2, 3, 5, 7)"),
     "a mask of integers": _rejects(_masks((5, 7), torch.int64), "torch.int64"),
-    "negative dropout": _rejects(_function(*_QKV, dropout_p=-0.1), "-0.1"),
-    "dropout of everything": _rejects(_function(*_QKV, dropout_p=1.0), "1.0"),
 }
 SIZES_BAD = {
     layer: {
-        "a width of 0": _rejects(lambda layer=layer: layer(0, 3), "0"),
-        "no heads": _rejects(lambda layer=layer: layer(12, 0), "num_heads", "0"),
         "heads that do not divide": _rejects(lambda layer=layer: layer(12, 5), "12", "5"),
-        "negative dropout": _rejects(lambda layer=layer: layer(12, 3, dropout=-0.1), "-0.1"),
-        "dropout of everything": _rejects(lambda layer=layer: layer(12, 3, dropout=1.0), "1.0"),
     }
     for layer in (MultiHeadAttention, CrossAttention)
 }
@@ -80,8 +75,6 @@ SELF_BAD = SIZES_BAD[MultiHeadAttention] | {
     "kv heads that do not divide": _rejects(
         lambda: MultiHeadAttention(12, 6, num_kv_heads=4), "num_kv_heads", "6", "4"
     ),
-    "no kv heads": _rejects(lambda: MultiHeadAttention(12, 6, num_kv_heads=0), "num_kv_heads", "0"),
-    "heads of no width": _rejects(lambda: MultiHeadAttention(12, 3, head_dim=0), "head_dim", "0"),
     "no heads of a given width": _rejects(lambda: MultiHeadAttention(12, 0, head_dim=4), "num_heads", "0"),
     "a width of 0 with a given head": _rejects(lambda: MultiHeadAttention(0, 3, head_dim=4), "embed_dim", "0"),
     "input of another width": _rejects(lambda: MultiHeadAttention(12, 3)(torch.ones(2, 5, 11)), "12", "(2, 5, 11)"),
@@ -102,8 +95,6 @@ SELF_BAD = SIZES_BAD[MultiHeadAttention] | {
     "a cache that is not causal": _rejects(lambda: MultiHeadAttention(12, 3)(_X, cache=KeyValueCache()), "is_causal"),
 }
 CROSS_BAD = SIZES_BAD[CrossAttention] | {
-    "keys of no width": _rejects(lambda: CrossAttention(12, 3, kdim=0), "kdim", "0"),
-    "values of no width": _rejects(lambda: CrossAttention(12, 3, vdim=0), "vdim", "0"),
     "a query of another width": _rejects(
         lambda: CrossAttention(12, 3)(torch.ones(2, 5, 11), _CONTEXT), "query", "(2, 5, 11)"
     ),
@@ -165,5 +156,55 @@ CASES = [
         name="CrossAttention, widths, dropout, no bias",
         build=lambda: CrossAttention(6, 2, kdim=5, vdim=3, dropout=0.3, bias=False),
         inputs=_normal((3, 4, 6), (3, 7, 5), (3, 7, 3)),
+    ),
+]
+
+_ROWS = "(num_heads + 2 * (num_kv_heads or num_heads)) * (head_dim or embed_dim // num_heads)"
+_HEADS = {"embed_dim": "int >= 1", "num_heads": "int >= 1", "dropout": "[0, 1)"}
+
+CONTRACTS = [
+    Contract(
+        item="self-attention",
+        name="scaled_dot_product_attention",
+        of=scaled_dot_product_attention,
+        calls=({"query": double(2, 5, 4), "key": double(2, 7, 4, seed=1), "value": double(2, 7, 6, seed=2)},),
+        ranges={"dropout_p": "[0, 1)"},
+    ),
+    Contract(
+        item="self-attention",
+        name="KeyValueCache",
+        of=KeyValueCache,
+        attributes={
+            "key": "keys (batch, kv heads, tokens so far, head_dim), None at first",
+            "value": "values of the same shape, None at first",
+        },
+        remembers="the keys and values of all tokens so far",
+    ),
+    Contract(
+        item="self-attention",
+        name="MultiHeadAttention",
+        of=MultiHeadAttention,
+        calls=({"embed_dim": 4, "num_heads": 1},),
+        ranges=_HEADS | {"num_kv_heads": "int >= 1 or None", "head_dim": "int >= 1 or None"},
+        state={
+            "in_proj_weight": f"({_ROWS}, embed_dim)",
+            "in_proj_bias": f"({_ROWS},)",
+        }
+        | linear("out_proj", "embed_dim", "num_heads * (head_dim or embed_dim // num_heads)"),
+        remembers="nothing; a cache is the caller's",
+    ),
+    Contract(
+        item="cross-attention",
+        name="CrossAttention",
+        of=CrossAttention,
+        calls=({"embed_dim": 4, "num_heads": 1, "kdim": 3, "vdim": 5},),
+        ranges=_HEADS | {"kdim": "int >= 1 or None", "vdim": "int >= 1 or None"},
+        state={
+            "q_proj_weight": "(embed_dim, embed_dim)",
+            "k_proj_weight": "(embed_dim, kdim)",
+            "v_proj_weight": "(embed_dim, vdim)",
+            "in_proj_bias": "(3 * embed_dim,)",
+        }
+        | linear("out_proj", "embed_dim", "embed_dim"),
     ),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from impl.models.bigbird import BigBird, BlockSparseAttention
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear, masked_language_model
 
 # A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
 UNSEEN = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
@@ -25,16 +26,8 @@ def _model(**options):
 
 
 ATTENTION_BAD = {
-    "a width of 0": _rejects(lambda: SPARSE(0, 3), "embed_dim", "0"),
-    "no heads": _rejects(lambda: SPARSE(12, 0), "num_heads", "0"),
     "heads that do not divide": _rejects(lambda: SPARSE(12, 5), "12", "5"),
-    "empty blocks": _rejects(lambda: SPARSE(12, 3, 0), "block_size", "0"),
-    "fewer than no random blocks": _rejects(lambda: SPARSE(12, 3, 4, -1), "num_random_blocks", "-1"),
-    "no window": _rejects(lambda: SPARSE(12, 3, 4, 1, -1), "num_window_blocks", "-1"),
     "an even window": _rejects(lambda: SPARSE(12, 3, 4, 1, 4), "odd", "4"),
-    "fewer than no global blocks": _rejects(lambda: SPARSE(12, 3, 4, 1, 3, -2), "num_global_blocks", "-2"),
-    "no blocks": _rejects(lambda: SPARSE(12, 3, 4, max_blocks=0), "max_blocks", "0"),
-    "dropout of everything": _rejects(lambda: SPARSE(12, 3, dropout=1.0), "1.0"),
     "input of another width": _rejects(_sparse(2, 7, 11), "12", "(2, 7, 11)"),
     "input of two dimensions": _rejects(_sparse(7, 12), "(7, 12)"),
     "more blocks than foreseen": _rejects(_sparse(2, 9, 12), "4", "9"),
@@ -45,12 +38,8 @@ ATTENTION_BAD = {
 }
 
 MODEL_BAD = {
-    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no tokens at all": _rejects(lambda: _model(vocab_size=0), "num_embeddings", "0"),
-    "empty blocks": _rejects(lambda: _model(block_size=0), "block_size", "0"),
     "padding that is no token": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
-    "dropout of everything": _rejects(lambda: _model(dropout=1.0), "1.0"),
     "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "12", "(2, 13)"),
     "tokens that are no whole numbers": _rejects(lambda: _model()(torch.ones(2, 5)), "float32"),
     "types that are no whole numbers": _rejects(
@@ -90,5 +79,57 @@ CASES = [
         ),
         bad=MODEL_BAD,
         exempt=UNSEEN | {"gradient_correct": "the golden specs compare every parameter's gradient"},
+    ),
+]
+
+_BLOCKS = {
+    "block_size": "int >= 1",
+    "num_random_blocks": "int >= 0",
+    "num_window_blocks": "int >= 1",
+    "num_global_blocks": "int >= 0",
+    "dropout": "[0, 1)",
+}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+CONTRACTS = [
+    Contract(
+        item="bigbird",
+        name="BlockSparseAttention",
+        of=SPARSE,
+        calls=({"embed_dim": 4, "num_heads": 1, "block_size": 2, "num_random_blocks": 2, "max_blocks": 5},),
+        ranges=_BLOCKS | dict.fromkeys(("embed_dim", "num_heads", "max_blocks"), "int >= 1"),
+        state={"draws": "(num_heads, max_blocks, num_random_blocks)"}
+        | {key: shape for name in _PROJECTIONS for key, shape in linear(name, "embed_dim", "embed_dim").items()},
+        attributes={"draws": "integers, a buffer, sampled at construction; the docstring says how they choose blocks"},
+    ),
+    Contract(
+        item="bigbird",
+        name="BigBird",
+        of=BigBird,
+        calls=(
+            {
+                "vocab_size": 7,
+                "embed_dim": 4,
+                "num_heads": 1,
+                "num_layers": 1,
+                "dim_feedforward": 6,
+                "max_len": 12,
+                "block_size": 2,
+                "num_random_blocks": 1,
+            },
+        ),
+        ranges=_BLOCKS
+        | dict.fromkeys(
+            ("vocab_size", "embed_dim", "num_heads", "num_layers", "dim_feedforward", "max_len", "num_types"),
+            "int >= 1",
+        )
+        | {"padding_idx": "int >= 0"},
+        state=masked_language_model(_PROJECTIONS, positions="max_len")
+        | {"layers.0.self_attn.draws": "(num_heads, -(-max_len // block_size), num_random_blocks)"},
+        attributes={
+            "norm": "the embeddings' norm, called as a submodule",
+            "layers": "the blocks, called as submodules; so are their self_attn, feed_forward, norm1, norm2",
+            "head": "the module that makes logits of features",
+        },
     ),
 ]

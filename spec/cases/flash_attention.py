@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.flash_attention import flash_attention
 from spec.cases import Bad, Case
+from spec.contract import Contract, double
 
 ITEM = "flash-attention"
 _QKV = (2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)
@@ -48,9 +49,6 @@ BAD = {
     "other heads of values": Bad(call=_call((2, 3, 5, 4), (2, 3, 7, 4), (2, 1, 7, 6)), mentions=("(2, 1, 7, 6)",)),
     "queries without heads": Bad(call=_call((2, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)), mentions=("(2, 5, 4)",)),
     "a vector": Bad(call=_call((4,), (4,), (4,)), mentions=("(4,)",)),
-    "no queries in a tile": Bad(call=_call(*_QKV, block_q=0), mentions=("block_q", "0")),
-    "no keys in a tile": Bad(call=_call(*_QKV, block_k=0), mentions=("block_k", "0")),
-    "a negative tile": Bad(call=_call(*_QKV, block_q=-2), mentions=("block_q", "-2")),
     "a mask of other keys": Bad(call=_masks((5, 6)), mentions=("(2, 3, 5, 7)", "(5, 6)")),
     "a mask of other queries": Bad(call=_masks((6, 7)), mentions=("(2, 3, 5, 7)", "(6, 7)")),
     "a mask of other heads": Bad(call=_masks((2, 5, 7)), mentions=("(2, 3, 5, 7)", "(2, 5, 7)")),
@@ -88,5 +86,16 @@ CASES = [
         inputs=_masked((2, 1, 7)),
         exempt=_OF_TILES | {"keeps_dtype": "L stays float32 for inputs of half precision, by convention"},
         is_function=True,
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item=ITEM,
+        name="flash_attention",
+        of=flash_attention,
+        calls=({"query": double(2, 5, 4), "key": double(2, 7, 4, seed=1), "value": double(2, 7, 6, seed=2)},),
+        ranges={"block_q": "int >= 1", "block_k": "int >= 1"},
+        remembers="for the backward pass its inputs, the output and one log-sum-exp a query",
     ),
 ]

@@ -11,6 +11,7 @@ from impl.layers.linear_attention import (
     positive_features,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear
 
 MODULES = (LinearAttention, FavorAttention)
 
@@ -71,8 +72,6 @@ FEATURES_BAD = {
 }
 MODULE_BAD = {
     module: {
-        "a width of 0": _rejects(lambda module=module: module(0, 3), "embed_dim", "0"),
-        "no heads": _rejects(lambda module=module: module(12, 0), "num_heads", "0"),
         "heads that do not divide": _rejects(lambda module=module: module(12, 5), "12", "5"),
         "input of another width": _rejects(lambda module=module: module(12, 3)(torch.ones(2, 5, 11)), "(2, 5, 11)"),
         "input of two dimensions": _rejects(lambda module=module: module(12, 3)(torch.ones(5, 12)), "(5, 12)"),
@@ -87,13 +86,6 @@ MODULE_BAD = {
         ),
     }
     for module in MODULES
-}
-FAVOR_BAD = MODULE_BAD[FavorAttention] | {
-    "no features": _rejects(lambda: FavorAttention(12, 3, num_features=0), "num_features", "0"),
-}
-PROJECTION_BAD = {
-    "no features": _rejects(lambda: orthogonal_projection(0, 4), "num_features", "0"),
-    "no width": _rejects(lambda: orthogonal_projection(6, 0), "width", "0"),
 }
 
 
@@ -119,7 +111,7 @@ CASES = [
         "positive_features",
         positive_features,
         lambda: (_random()(2, 3, 4), _random(1)(6, 4)),
-        FEATURES_BAD | PROJECTION_BAD,
+        FEATURES_BAD,
         {
             "gradient_correct": "relative to a level that is a constant to autograd; specs check them put together",
             "batch_independent": "the projection is no sample",
@@ -133,10 +125,54 @@ CASES = [
         lambda: LinearAttention(6, 2, bias=False, is_causal=True),
         _tokens(3, 4, 6, lengths=[4, 2, 3]),
     ),
-    _module("FavorAttention", lambda: FavorAttention(6, 3, num_features=5), _tokens(2, 4, 6), FAVOR_BAD),
+    _module(
+        "FavorAttention", lambda: FavorAttention(6, 3, num_features=5), _tokens(2, 4, 6), MODULE_BAD[FavorAttention]
+    ),
     _module(
         "FavorAttention, causal, padded, no bias",
         lambda: FavorAttention(6, 2, bias=False, is_causal=True),
         _tokens(3, 4, 6, lengths=[4, 2, 3]),
     ),
+]
+
+
+def _heads(of, name, ranges=None, state=None, **arguments):
+    return Contract(
+        item="linear-attention",
+        name=name,
+        of=of,
+        calls=({"embed_dim": 4, "num_heads": 1} | arguments,),
+        ranges={"embed_dim": "int >= 1", "num_heads": "int >= 1"} | (ranges or {}),
+        state={"in_proj_weight": "(3 * embed_dim, embed_dim)", "in_proj_bias": "(3 * embed_dim,)"}
+        | linear("out_proj", "embed_dim", "embed_dim")
+        | (state or {}),
+        attributes={"head_dim": "embed_dim / num_heads", "is_causal": "as given"},
+        remembers="nothing; a state is the caller's",
+    )
+
+
+_PLAIN = {"linear_attention": linear_attention, "positive_features": positive_features}
+CONTRACTS = [
+    Contract(
+        item="linear-attention",
+        name="LinearAttentionState",
+        of=LinearAttentionState,
+        remembers="S and z of all tokens so far, of one size however many",
+    ),
+    _heads(LinearAttention, "LinearAttention"),
+    _heads(
+        FavorAttention,
+        "FavorAttention",
+        ranges={"num_features": "int >= 1 or None"},
+        state={"projection": "(num_features, embed_dim // num_heads)"},
+        num_features=5,
+    ),
+    Contract(
+        item="linear-attention",
+        name="orthogonal_projection",
+        of=orthogonal_projection,
+        calls=({"num_features": 5, "width": 3},),
+        ranges={"num_features": "int >= 1", "width": "int >= 1"},
+    ),
+    *(Contract(item="linear-attention", name=name, of=of) for name, of in _PLAIN.items()),
 ]

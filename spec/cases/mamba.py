@@ -2,8 +2,9 @@
 
 import torch
 
-from impl.models.mamba import Mamba, MambaBlock, associative_scan, discretize, selective_scan
+from impl.models.mamba import Mamba, MambaBlock, MambaState, associative_scan, combine, discretize, selective_scan
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape, seed=0):
@@ -25,14 +26,6 @@ def _bad_scan(*mentions, place=None, tensor=None, **options):
         selective_scan(*inputs, **options)
 
     return Bad(call=call, mentions=mentions)
-
-
-def _bad_block(*mentions, **options):
-    return Bad(call=lambda: MambaBlock(**({"d_model": 6} | options)), mentions=mentions)
-
-
-def _bad_model(*mentions, **options):
-    return Bad(call=lambda: Mamba(**({"vocab_size": 7, "d_model": 6, "n_layer": 2} | options)), mentions=mentions)
 
 
 def _bad_tokens(tokens, *mentions, call="forward", **options):
@@ -63,25 +56,14 @@ BAD_SCAN = {
     "C of another batch": _bad_scan("C of shape (2, 5, 4)", "(1, 5, 4)", place=4, tensor=torch.ones(1, 5, 4)),
     "D of the states": _bad_scan("D of shape (3,)", "(4,)", place=5, tensor=torch.ones(4)),
     "a state laid out the other way": _bad_scan("state", "(2, 3, 4)", "(2, 4, 3)", place=6, tensor=torch.ones(2, 4, 3)),
-    "an unknown discretization": _bad_scan("'zoh'", "'bilinear'", discretization="bilinear"),
 }
 BAD_BLOCK = {
-    "no width": _bad_block("d_model", "0", d_model=0),
-    "no states": _bad_block("d_state", "0", d_state=0),
-    "no taps": _bad_block("d_conv", "0", d_conv=0),
-    "no channels": _bad_block("expand", "0", expand=0),
-    "no rank": _bad_block("0", dt_rank=0),
-    "an unknown discretization": _bad_block("'zoh'", "'tustin'", discretization="tustin"),
     "tokens of another width": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 5)), mentions=("6", "(2, 3, 5)")),
     "wider tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 3, 7)), mentions=("6", "(2, 3, 7)")),
     "no batch": Bad(call=lambda: MambaBlock(6)(torch.ones(3, 6)), mentions=("(3, 6)",)),
     "no tokens": Bad(call=lambda: MambaBlock(6)(torch.ones(2, 0, 6)), mentions=("(2, 0, 6)",)),
 }
 BAD_MODEL = {
-    "no vocabulary": _bad_model("vocab_size", "0", vocab_size=0),
-    "no width": _bad_model("d_model", "-1", d_model=-1),
-    "no layers": _bad_model("n_layer", "0", n_layer=0),
-    "a negative eps": _bad_model("eps", "-1", eps=-1.0),
     "one text without a batch": _bad_tokens(torch.tensor([1, 2]), "(2,)"),
     "no tokens": _bad_tokens(torch.zeros(2, 0, dtype=torch.long), "(2, 0)"),
     "tokens that are not whole numbers": _bad_tokens(torch.ones(2, 3), "torch.float32"),
@@ -113,11 +95,6 @@ CASES = [
         name="discretize",
         build=lambda: discretize,
         inputs=lambda: (_normal(2, 3, 1).exp(), -_normal(2, 1, 4, seed=1).exp(), "zoh"),
-        bad={
-            "an unknown method": Bad(
-                call=lambda: discretize(torch.ones(2), -torch.ones(2), "exact"), mentions=("'euler'", "'exact'")
-            )
-        },
         is_function=True,
     ),
     Case(
@@ -151,4 +128,73 @@ CASES = [
         inputs=lambda: (TOKENS,),
         bad=BAD_MODEL,
     ),
+]
+
+_INNER = "expand * d_model"
+_RANK = "(dt_rank or -(-d_model // 16))"
+_BLOCK_RANGES = dict.fromkeys(("d_model", "d_state", "d_conv", "expand"), "int >= 1") | {"dt_rank": "int >= 1 or None"}
+_DISCRETIZATION = "'euler', 'zoh'"
+_SCAN = dict(zip(("u", "delta", "A", "B", "C", "D", "state"), scan_inputs()))
+
+
+def _mixer(prefix=""):
+    return {
+        f"{prefix}A_log": f"({_INNER}, d_state)",
+        f"{prefix}D": f"({_INNER},)",
+        f"{prefix}in_proj.weight": f"(2 * {_INNER}, d_model)",
+        f"{prefix}conv1d.weight": f"({_INNER}, 1, d_conv)",
+        f"{prefix}conv1d.bias": f"({_INNER},)",
+        f"{prefix}x_proj.weight": f"({_RANK} + 2 * d_state, {_INNER})",
+        f"{prefix}dt_proj.weight": f"({_INNER}, {_RANK})",
+        f"{prefix}dt_proj.bias": f"({_INNER},)",
+        f"{prefix}out_proj.weight": f"(d_model, {_INNER})",
+    }
+
+
+_PLAIN = {"associative_scan": associative_scan, "combine": combine}
+CONTRACTS = [
+    Contract(
+        item="mamba",
+        name="MambaState",
+        of=MambaState,
+        remembers="the filter's last inputs (batch, d_conv - 1, d_inner) and h (batch, d_inner, d_state), and no more",
+    ),
+    Contract(
+        item="mamba",
+        name="MambaBlock",
+        of=MambaBlock,
+        calls=({"d_model": 3, "d_state": 4, "d_conv": 5},),
+        ranges=_BLOCK_RANGES | {"discretization": _DISCRETIZATION},
+        state=_mixer(),
+        remembers="nothing; a state is the caller's",
+    ),
+    Contract(
+        item="mamba",
+        name="Mamba",
+        of=Mamba,
+        calls=({"vocab_size": 7, "d_model": 3, "n_layer": 1, "d_state": 4, "d_conv": 5},),
+        ranges={"vocab_size": "int >= 1", "n_layer": "int >= 1", "eps": "[0, inf]"} | _BLOCK_RANGES,
+        state={
+            "backbone.embeddings.weight": "(vocab_size, d_model)",
+            "backbone.layers.0.norm.weight": "(d_model,)",
+            "backbone.norm_f.weight": "(d_model,)",
+        }
+        | _mixer("backbone.layers.0.mixer."),
+        remembers="nothing; states are the caller's",
+    ),
+    Contract(
+        item="mamba",
+        name="selective_scan",
+        of=selective_scan,
+        calls=(_SCAN,),
+        ranges={"discretization": _DISCRETIZATION},
+    ),
+    Contract(
+        item="mamba",
+        name="discretize",
+        of=discretize,
+        calls=({"delta": torch.ones(2), "A": -torch.ones(2)},),
+        ranges={"method": _DISCRETIZATION},
+    ),
+    *(Contract(item="mamba", name=name, of=of) for name, of in _PLAIN.items()),
 ]

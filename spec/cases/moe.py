@@ -2,8 +2,17 @@
 
 import torch
 
-from impl.layers.moe import MixtureOfExperts, TopKRouter, importance_loss, load_balancing_loss, router_z_loss
+from impl.layers.moe import (
+    MixtureOfExperts,
+    Routing,
+    TopKRouter,
+    expert_capacity,
+    importance_loss,
+    load_balancing_loss,
+    router_z_loss,
+)
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape, seed=0):
@@ -30,9 +39,6 @@ CASES = [
         build=lambda: TopKRouter(4, 5, top_k=3, noisy=True),
         inputs=lambda: (_normal(2, 6, 4),),
         bad={
-            "no width": Bad(call=lambda: TopKRouter(0, 5), mentions=("embed_dim", "0")),
-            "no experts": Bad(call=lambda: TopKRouter(4, 0), mentions=("num_experts", "0")),
-            "no choices": Bad(call=lambda: TopKRouter(4, 5, top_k=0), mentions=("top_k", "0")),
             "more choices than experts": Bad(call=lambda: TopKRouter(4, 5, top_k=6), mentions=("5", "6")),
             "tokens of another width": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")),
             "wider tokens": Bad(call=lambda: TopKRouter(4, 5)(torch.ones(2, 6)), mentions=("4", "(2, 6)")),
@@ -52,16 +58,8 @@ CASES = [
         build=lambda: MixtureOfExperts(4, 3, 5, top_k=2),
         inputs=lambda: (_normal(2, 6, 4),),
         bad={
-            "no width": _bad("embed_dim", "0", embed_dim=0),
-            "no experts": _bad("num_experts", "0", num_experts=0),
-            "no hidden features": _bad("hidden_features", "0", hidden_features=0),
-            "no choices": _bad("top_k", "0", top_k=0),
             "more choices than experts": _bad("3", "4", top_k=4),
-            "no capacity": _bad("capacity_factor", "0", capacity_factor=0.0),
-            "a negative capacity": _bad("capacity_factor", "-1", capacity_factor=-1.0),
             "a capacity that is no number": _bad("nan", capacity_factor=float("nan")),
-            "an infinite capacity": _bad("inf", capacity_factor=float("inf")),
-            "a shared expert of no width": _bad("0", shared_features=0),
             "tokens of another width": Bad(
                 call=lambda: MixtureOfExperts(4, 3, 5)(torch.ones(2, 3)), mentions=("4", "(2, 3)")
             ),
@@ -134,4 +132,64 @@ CASES = [
         },
         is_function=True,
     ),
+]
+
+_WIDE = "(num_experts, 2 * hidden_features, embed_dim)"
+_SIZES = {"embed_dim": 4, "num_experts": 3, "hidden_features": 5, "top_k": 1}
+_ROUTER = {"embed_dim": "int >= 1", "num_experts": "int >= 1", "top_k": "int >= 1"}
+_WEIGHT = "(num_experts, embed_dim)"
+
+
+def _router(name, state, **more):
+    return Contract(
+        item="moe",
+        name=name,
+        of=TopKRouter,
+        calls=({"embed_dim": 4, "num_experts": 3, "top_k": 1} | more,),
+        ranges=_ROUTER,
+        state={"weight": _WEIGHT} | state,
+    )
+
+
+def _mixture(name, state, **more):
+    return Contract(
+        item="moe",
+        name=name,
+        of=MixtureOfExperts,
+        calls=(_SIZES | more,),
+        ranges=_ROUTER
+        | {
+            "hidden_features": "int >= 1",
+            "capacity_factor": "(0, inf) or None",
+            "shared_features": "int >= 1 or None",
+        },
+        state={"gate.weight": _WEIGHT, "experts.down_proj": "(num_experts, embed_dim, hidden_features)"} | state,
+    )
+
+
+_PLAIN = {
+    "Routing": Routing,
+    "expert_capacity": expert_capacity,
+    "load_balancing_loss": load_balancing_loss,
+    "importance_loss": importance_loss,
+    "router_z_loss": router_z_loss,
+}
+CONTRACTS = [
+    _router("TopKRouter", {}),
+    _router("TopKRouter, noisy", {"noise_weight": _WEIGHT}, noisy=True),
+    _mixture("MixtureOfExperts", {"experts.gate_up_proj": _WIDE}),
+    _mixture(
+        "MixtureOfExperts, a shared expert",
+        {
+            "experts.gate_up_proj": _WIDE,
+            "shared_experts.gate_proj.weight": "(shared_features, embed_dim)",
+            "shared_experts.up_proj.weight": "(shared_features, embed_dim)",
+            "shared_experts.down_proj.weight": "(embed_dim, shared_features)",
+        },
+        shared_features=6,
+    ),
+    _mixture(
+        "MixtureOfExperts, not gated", {"experts.up_proj": "(num_experts, hidden_features, embed_dim)"}, gated=False
+    ),
+    *(Contract(item="moe", name=name, of=of) for name, of in _PLAIN.items()),
 ]

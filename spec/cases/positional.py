@@ -3,8 +3,19 @@
 import torch
 
 from impl.layers.embedding import Embedding
-from impl.layers.positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
+from impl.layers.positional import (
+    LearnedPositionalEmbedding,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    interpolated_frequencies,
+    llama3_frequencies,
+    ntk_frequencies,
+    rotary_frequencies,
+    sinusoids,
+    token_positions,
+)
 from spec.cases import Bad, Case
+from spec.contract import Contract
 
 
 def _normal(*shape):
@@ -15,14 +26,13 @@ def _rejects(call, *mentions):
     return Bad(call=call, mentions=mentions)
 
 
+_FREQUENCIES = torch.ones(3, dtype=torch.float64)
 _X, _PLACES = torch.ones(2, 3, 6), torch.arange(4)
 _NOTHING_LEARNED = {"every_parameter_receives_gradient": "it has no parameters"}
 
 SINUSOIDAL_BAD = {
     "an odd width": _rejects(lambda: SinusoidalPositionalEncoding(5), "5"),
-    "no width": _rejects(lambda: SinusoidalPositionalEncoding(0), "0"),
-    "no base": _rejects(lambda: SinusoidalPositionalEncoding(6, base=0.0), "base", "0"),
-    "dropout above 1": _rejects(lambda: SinusoidalPositionalEncoding(6, dropout=1.1), "1.1"),
+    "sinusoids of an odd width": _rejects(lambda: sinusoids(torch.tensor([3]), 5), "5"),
     "another width": _rejects(lambda: SinusoidalPositionalEncoding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: SinusoidalPositionalEncoding(6)(torch.ones(6)), "(6,)"),
     "positions of other tokens": _rejects(lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES), "(3,)", "(4,)"),
@@ -31,8 +41,6 @@ SINUSOIDAL_BAD = {
     ),
 }
 LEARNED_BAD = {
-    "no positions": _rejects(lambda: LearnedPositionalEmbedding(0, 6), "max_len", "0"),
-    "no width": _rejects(lambda: LearnedPositionalEmbedding(7, 0), "d_model", "0"),
     "another width": _rejects(lambda: LearnedPositionalEmbedding(7, 4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(torch.ones(6)), "(6,)"),
     "a text too long": _rejects(lambda: LearnedPositionalEmbedding(2, 6)(_X), "max_len", "2", "3"),
@@ -42,13 +50,15 @@ LEARNED_BAD = {
 }
 ROTARY_BAD = {
     "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
-    "no width": _rejects(lambda: RotaryEmbedding(0), "0"),
     "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
+    "frequencies of an odd width": _rejects(lambda: rotary_frequencies(7), "7"),
+    "factors that are equal": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 4.0), "4.0"),
+    "factors that fall": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 1.0), "1.0"),
+    "a factor of 0": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 0.0, 4.0), "0.0"),
     "an odd part with frequencies of its own": _rejects(
         lambda: RotaryEmbedding(7, rotary_dim=5, frequencies=torch.ones(2).double()), "even", "5"
     ),
     "a part wider than the whole": _rejects(lambda: RotaryEmbedding(6, rotary_dim=8), "6", "8"),
-    "no base": _rejects(lambda: RotaryEmbedding(6, base=0.0), "base", "0"),
     "too few frequencies": _rejects(lambda: RotaryEmbedding(6, frequencies=torch.ones(2).double()), "(2,)"),
     "another width": _rejects(lambda: RotaryEmbedding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: RotaryEmbedding(6)(torch.ones(6)), "(6,)"),
@@ -58,10 +68,7 @@ ROTARY_BAD = {
     ),
 }
 EMBEDDING_BAD = {
-    "no tokens": _rejects(lambda: Embedding(0, 5), "num_embeddings", "0"),
-    "no width": _rejects(lambda: Embedding(7, 0), "embedding_dim", "0"),
     "padding outside the vocabulary": _rejects(lambda: Embedding(7, 5, padding_idx=7), "padding_idx", "7"),
-    "negative padding": _rejects(lambda: Embedding(7, 5, padding_idx=-1), "padding_idx", "-1"),
 }
 
 
@@ -108,4 +115,78 @@ CASES = [
         inputs=_normal(2, 3, 7),
         exempt=_NOTHING_LEARNED,
     ),
+]
+
+CONTRACTS = [
+    Contract(
+        item=_POSITIONAL,
+        name="SinusoidalPositionalEncoding",
+        of=SinusoidalPositionalEncoding,
+        calls=({"d_model": 4},),
+        ranges={"d_model": "int >= 2", "dropout": "[0, 1]", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="LearnedPositionalEmbedding",
+        of=LearnedPositionalEmbedding,
+        calls=({"max_len": 3, "d_model": 5},),
+        ranges={"max_len": "int >= 1", "d_model": "int >= 1"},
+        state={"weight": "(max_len, d_model)"},
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="Embedding",
+        of=Embedding,
+        calls=(
+            {"num_embeddings": 7, "embedding_dim": 5},
+            {"num_embeddings": 7, "embedding_dim": 5, "padding_idx": 3},
+        ),
+        ranges={"num_embeddings": "int >= 1", "embedding_dim": "int >= 1", "padding_idx": "int >= 0 or None"},
+        state={"weight": "(num_embeddings, embedding_dim)"},
+        library="torch.nn.Embedding",
+        inputs=lambda arguments: _symbols(),
+    ),
+    Contract(
+        item=_POSITIONAL,
+        name="sinusoids",
+        of=sinusoids,
+        calls=({"positions": torch.arange(3), "d_model": 4},),
+        ranges={"d_model": "int >= 2", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="RotaryEmbedding",
+        of=RotaryEmbedding,
+        calls=({"dim": 6},),
+        ranges={"dim": "int >= 2", "base": "(0, inf]", "rotary_dim": "int >= 2 or None"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="rotary_frequencies",
+        of=rotary_frequencies,
+        calls=({"dim": 6},),
+        ranges={"dim": "int >= 2", "base": "(0, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="interpolated_frequencies",
+        of=interpolated_frequencies,
+        calls=({"frequencies": torch.ones(3).double(), "scale": 2.0},),
+        ranges={"scale": "[1, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="ntk_frequencies",
+        of=ntk_frequencies,
+        calls=({"dim": 6, "scale": 2.0},),
+        ranges={"dim": "int >= 4", "scale": "[1, inf]"},
+    ),
+    Contract(
+        item=_ROPE,
+        name="llama3_frequencies",
+        of=llama3_frequencies,
+        calls=({"frequencies": torch.ones(3).double()},),
+        ranges={"scale": "[1, inf]"},
+    ),
+    Contract(item=_POSITIONAL, name="token_positions", of=token_positions),
 ]

@@ -15,9 +15,12 @@ from impl.models.rag import (
     dpr_loss,
     rag_sequence_nll,
     rag_token_nll,
+    sentences,
     train_retriever,
+    words,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract
 from spec.laws import reseed
 
 DOCUMENTS, TOKENS, LENGTH = 7, 4, 3
@@ -94,15 +97,9 @@ _WORDS = [["a", "b", "a"], ["b", "c"], ["c"]]
 _BAD = {
     "no documents": Bad(call=lambda: BM25([]), mentions=("[]",)),
     "documents that are strings": Bad(call=lambda: BM25(["one text", "another"]), mentions=("one text",)),
-    "a negative k1": Bad(call=lambda: BM25(_WORDS, k1=-0.5), mentions=("k1", "-0.5")),
-    "an infinite k1": Bad(call=lambda: BM25(_WORDS, k1=float("inf")), mentions=("k1", "inf")),
-    "a negative b": Bad(call=lambda: BM25(_WORDS, b=-0.25), mentions=("b", "-0.25")),
-    "b above 1": Bad(call=lambda: BM25(_WORDS, b=1.25), mentions=("b", "1.25")),
     "none of the best": Bad(call=lambda: BM25(_WORDS).search([["a"]], 0), mentions=("0",)),
     "a query that is a string": Bad(call=lambda: BM25(_WORDS).search(["a b"], 2), mentions=("a b",)),
     "scores for a string": Bad(call=lambda: BM25(_WORDS).scores("a b"), mentions=("a b",)),
-    "no dimension": Bad(call=_index(0), mentions=("dim", "0")),
-    "an unknown metric": Bad(call=_index(3, "l2"), mentions=("l2",)),
     "vectors of another size": Bad(call=lambda: DenseIndex(3).add(_random(2, 4)), mentions=("3", "(2, 4)")),
     "one vector without a row": Bad(call=lambda: DenseIndex(3).add(_random(3)), mentions=("(3,)",)),
     "queries of another size": Bad(
@@ -112,13 +109,8 @@ _BAD = {
     "none of the nearest": Bad(
         call=lambda: DenseIndex(3).add(_random(2, 3)).search(_random(2, 3), 0), mentions=("k = 0",)
     ),
-    "no passages to find": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), k=0), mentions=("k", "0")),
-    "an unknown marginal": Bad(call=lambda: RAG(BM25(_WORDS), nn.Identity(), 2, "word"), mentions=("word",)),
     "fewer than no tokens": Bad(call=lambda: rag().generate(_random(2, 5), -1), mentions=("length", "-1")),
-    "chunks of nothing": Bad(call=lambda: chunk([1, 2], 0), mentions=("size", "0")),
     "chunks that never end": Bad(call=lambda: chunk([1, 2], 3, 3), mentions=("overlap", "3")),
-    "a negative overlap": Bad(call=lambda: chunk([1, 2], 3, -1), mentions=("overlap", "-1")),
-    "no temperature": Bad(call=lambda: SentenceReader([["A word."]], 0.0), mentions=("temperature", "0.0")),
     "passages to read that are strings": Bad(call=lambda: SentenceReader(["A b.", "C d."]), mentions=("A b.",)),
     "a passage without a sentence to read": Bad(call=lambda: SentenceReader([["A b."], []]), mentions=("[]",)),
     "passages to learn from that are strings": Bad(
@@ -187,4 +179,80 @@ CASES = [
         Case(item="rag", name=name, build=lambda nll=nll: nll, inputs=_answer, bad=_nll(nll), is_function=True)
         for name, nll in (("rag_sequence_nll", rag_sequence_nll), ("rag_token_nll", rag_token_nll))
     ),
+]
+
+_PLAIN = {
+    "Vocabulary": Vocabulary,
+    "dpr_loss": dpr_loss,
+    "rag_sequence_nll": rag_sequence_nll,
+    "rag_token_nll": rag_token_nll,
+    "train_retriever": train_retriever,
+    "sentences": sentences,
+    "words": words,
+}
+CONTRACTS = [
+    Contract(
+        item="rag",
+        name="BM25",
+        of=BM25,
+        calls=({"corpus": _WORDS},),
+        ranges={"k1": "[0, inf)", "b": "[0, 1]"},
+    ),
+    Contract(
+        item="rag",
+        name="DenseIndex",
+        of=DenseIndex,
+        calls=({"dim": 3},),
+        ranges={"dim": "int >= 1", "metric": "'ip', 'cosine'"},
+        attributes={
+            "vectors": "the vectors that were added (n, dim), a buffer",
+            "dim": "as given",
+            "metric": "as given",
+        },
+        remembers="the vectors that were added",
+    ),
+    Contract(
+        item="rag",
+        name="DenseRetriever",
+        of=DenseRetriever,
+        calls=({"question_encoder": nn.Linear(5, 4), "passage_encoder": nn.Linear(6, 4), "dim": 4},),
+        ranges={"dim": "int >= 1"},
+        attributes={
+            "question_encoder": "as given",
+            "passage_encoder": "as given",
+            "index": "the passages' DenseIndex",
+        },
+        remembers="the passages that were indexed",
+    ),
+    Contract(
+        item="rag",
+        name="RAG",
+        of=RAG,
+        calls=({"retriever": nn.Identity(), "generator": nn.Identity()},),
+        ranges={"k": "int >= 1", "marginal": "'sequence', 'token'"},
+        attributes=dict.fromkeys(("retriever", "generator", "k", "marginal"), "as given"),
+    ),
+    Contract(
+        item="rag",
+        name="BagOfWords",
+        of=BagOfWords,
+        calls=({"vocabulary_size": 8, "dim": 5},),
+        state={"table": "(vocabulary_size, dim)"},
+    ),
+    Contract(
+        item="rag",
+        name="SentenceReader",
+        of=SentenceReader,
+        calls=({"passages": [["A word.", "Two words."], ["Three."]]},),
+        ranges={"temperature": "(0, inf]"},
+        attributes={"sentences": "the different sentences in order; the index of one is its token id"},
+    ),
+    Contract(
+        item="rag",
+        name="chunk",
+        of=chunk,
+        calls=({"items": [1, 2, 3], "size": 2},),
+        ranges={"size": "int >= 1", "overlap": "int >= 0"},
+    ),
+    *(Contract(item="rag", name=name, of=of) for name, of in _PLAIN.items()),
 ]

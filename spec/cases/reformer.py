@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence
+from impl.models.reformer import LSHAttention, Reformer, ReversibleBlock, ReversibleSequence, lsh_buckets
 from spec.cases import Bad, Case
+from spec.contract import Contract, affine, linear
 
 LSH = LSHAttention
 # A bucket is a step function: a vector at an edge moves to another bucket when values are rounded.
@@ -37,13 +38,8 @@ def _normal(*shape):
 
 
 ATTENTION_BAD = {
-    "a width of 0": _rejects(lambda: LSH(0, 3, 4, 5), "embed_dim", "0"),
     "heads that do not divide": _rejects(lambda: LSH(12, 5, 4, 5), "12", "5"),
-    "no buckets": _rejects(lambda: LSH(12, 3, 0, 5), "num_buckets", "0"),
     "an odd number of buckets": _rejects(lambda: LSH(12, 3, 3, 5), "even", "3"),
-    "empty chunks": _rejects(lambda: LSH(12, 3, 4, 0), "chunk_length", "0"),
-    "no rounds": _rejects(lambda: LSH(12, 3, 4, 5, 0), "num_hashes", "0"),
-    "dropout of everything": _rejects(lambda: LSH(12, 3, 4, 5, dropout=1.0), "1.0"),
     "input of another width": _rejects(_attention(2, 7, 11), "12", "(2, 7, 11)"),
     "input of two dimensions": _rejects(_attention(7, 12), "(7, 12)"),
     "a mask of another length": _rejects(
@@ -53,9 +49,6 @@ ATTENTION_BAD = {
 }
 
 MODEL_BAD = {
-    "no layers": _rejects(lambda: _model(num_layers=0), "num_layers", "0"),
-    "no tokens at all": _rejects(lambda: Reformer(0), "num_embeddings", "0"),
-    "chunks of no token": _rejects(lambda: _model(feed_forward_chunk=0), "feed_forward_chunk", "0"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
     "too long a text": _rejects(lambda: _model()(torch.ones(2, 13, dtype=torch.int64)), "9", "(2, 13)"),
     "tokens that are no whole numbers": _rejects(lambda: _model()(torch.ones(2, 5)), "float32"),
@@ -98,4 +91,71 @@ CASES = [
         bad=MODEL_BAD,
         exempt=EDGES | {"gradient_correct": "the golden specs compare every parameter's gradient"},
     ),
+]
+
+_HASHING = dict.fromkeys(("embed_dim", "num_heads", "num_buckets", "chunk_length", "num_hashes"), "int >= 1")
+_HASHING |= {"dropout": "[0, 1)"}
+_ROTATIONS = "(num_heads, embed_dim // num_heads, num_hashes, num_buckets // 2)"
+_FIRST = "layers.blocks.0"
+
+_PLAIN = {"ReversibleSequence": ReversibleSequence, "lsh_buckets": lsh_buckets}
+CONTRACTS = [
+    Contract(
+        item="reformer",
+        name="LSHAttention",
+        of=LSH,
+        calls=({"embed_dim": 4, "num_heads": 1, "num_buckets": 6, "chunk_length": 3, "num_hashes": 2, "bias": True},),
+        ranges=_HASHING,
+        state={"rotations": _ROTATIONS}
+        | linear("qk_proj", "embed_dim", "embed_dim")
+        | linear("v_proj", "embed_dim", "embed_dim")
+        | linear("out_proj", "embed_dim", "embed_dim"),
+        attributes={
+            "rotations": "R, a buffer, sampled at construction",
+            "chunk_length": "as given",
+            "is_causal": "as given",
+        },
+    ),
+    Contract(
+        item="reformer",
+        name="ReversibleBlock",
+        of=ReversibleBlock,
+        calls=({"f": nn.Linear(3, 3), "g": nn.Linear(3, 3)},),
+        state=linear("f", "3", "3") | linear("g", "3", "3"),
+        attributes={"f": "as given", "g": "as given"},
+    ),
+    Contract(
+        item="reformer",
+        name="Reformer",
+        of=Reformer,
+        calls=(
+            {
+                "vocab_size": 5,
+                "embed_dim": 4,
+                "num_heads": 1,
+                "num_layers": 1,
+                "dim_feedforward": 3,
+                "max_len": 9,
+                "num_buckets": 2,
+                "chunk_length": 4,
+            },
+        ),
+        ranges=_HASHING
+        | dict.fromkeys(("vocab_size", "num_layers", "dim_feedforward", "max_len"), "int >= 1")
+        | {"feed_forward_chunk": "int >= 1 or None"},
+        state={"words.weight": "(vocab_size, embed_dim)", "positions.weight": "(max_len, embed_dim)"}
+        | affine(f"{_FIRST}.f.norm", "embed_dim")
+        | {f"{_FIRST}.f.part.rotations": _ROTATIONS}
+        | {f"{_FIRST}.f.part.{name}_proj.weight": "(embed_dim, embed_dim)" for name in ("qk", "v", "out")}
+        | affine(f"{_FIRST}.g.norm", "embed_dim")
+        | linear(f"{_FIRST}.g.part.linear1", "dim_feedforward", "embed_dim")
+        | linear(f"{_FIRST}.g.part.linear2", "embed_dim", "dim_feedforward")
+        | affine("norm", "2 * embed_dim")
+        | {"head.weight": "(vocab_size, 2 * embed_dim)"},
+        attributes={
+            "words": "the table of words, called as a submodule",
+            "layers": "a ReversibleSequence, called as a submodule; a block's branches f and g have `norm` and `part`",
+        },
+    ),
+    *(Contract(item="reformer", name=name, of=of) for name, of in _PLAIN.items()),
 ]

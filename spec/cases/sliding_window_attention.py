@@ -4,6 +4,7 @@ import torch
 
 from impl.layers.sliding_window_attention import SlidingWindowAttention
 from spec.cases import Bad, Case
+from spec.contract import Contract, linear
 
 # A bias of the keys adds one number to all scores of a query, and the softmax does not see it.
 KEY_BIAS = {"every_parameter_receives_gradient": "a bias of the keys gets none: softmax(z + c) = softmax(z)"}
@@ -20,15 +21,8 @@ def _positions(*rows):
 
 
 BAD = {
-    "a width of 0": Bad(call=lambda: SELF(0, 3, 4), mentions=("embed_dim", "0")),
-    "no heads": Bad(call=lambda: SELF(12, 0, 4), mentions=("num_heads", "0")),
     "heads that do not divide": Bad(call=lambda: SELF(12, 5, 4), mentions=("12", "5")),
     "an odd window": Bad(call=lambda: SELF(12, 3, 5), mentions=("even", "5")),
-    "no window": Bad(call=lambda: SELF(12, 3, 0), mentions=("window", "0")),
-    "a negative window": Bad(call=lambda: SELF(12, 3, -4), mentions=("window", "-4")),
-    "no dilation": Bad(call=lambda: SELF(12, 3, 4, dilation=0), mentions=("dilation", "0")),
-    "negative dropout": Bad(call=lambda: SELF(12, 3, 4, dropout=-0.1), mentions=("-0.1",)),
-    "dropout of everything": Bad(call=lambda: SELF(12, 3, 4, dropout=1.0), mentions=("1.0",)),
     "input of another width": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(2, 7, 11)), mentions=("12", "(2, 7, 11)")),
     "input of two dimensions": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(7, 12)), mentions=("(7, 12)",)),
     "a key mask of another length": Bad(
@@ -61,5 +55,27 @@ CASES = [
         build=lambda: SELF(6, 3, 4, dilation=2, dropout=0.3, global_attention=False),
         inputs=_inputs((2, 7, 6), None, torch.arange(7) < torch.tensor([[7], [5]])),
         exempt=KEY_BIAS,
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="sliding-window-attention",
+        name="SlidingWindowAttention",
+        of=SELF,
+        calls=({"embed_dim": 4, "num_heads": 1, "window": 2},),
+        ranges={
+            "embed_dim": "int >= 1",
+            "num_heads": "int >= 1",
+            "window": "int >= 2",
+            "dilation": "int >= 1",
+            "dropout": "[0, 1)",
+        },
+        state={
+            key: shape
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj")
+            for key, shape in linear(name, "embed_dim", "embed_dim").items()
+        },
+        attributes={"head_dim": "embed_dim / num_heads"},
     ),
 ]

@@ -5,6 +5,7 @@ import torch
 from impl.layers.attention import KeyValueCache, MultiHeadAttention
 from impl.layers.transformer import FeedForward, TransformerDecoderBlock, TransformerEncoderBlock
 from spec.cases import Bad, Case
+from spec.contract import Contract, affine, linear
 
 
 def _normal(*shapes, seed=0):
@@ -23,21 +24,11 @@ _X, _MEMORY = torch.ones(2, 5, 12), torch.ones(2, 7, 12)
 _PADDED = torch.ones(2, 4, dtype=torch.bool)
 
 FEED_FORWARD_BAD = {
-    "no width": _rejects(lambda: FeedForward(0, 5), "d_model", "0"),
-    "nothing hidden": _rejects(lambda: FeedForward(6, 0), "dim_feedforward", "0"),
-    "an unknown activation": _rejects(lambda: FeedForward(6, 5, "tanhshrink"), "relu", "tanhshrink"),
-    "negative dropout": _rejects(lambda: FeedForward(6, 5, dropout=-0.1), "-0.1"),
     "input of another width": _rejects(lambda: FeedForward(6, 5)(torch.ones(2, 5)), "6", "5"),
 }
 BLOCK_BAD = {
     block: {
-        "no width": _rejects(lambda block=block: block(0, 3), "0"),
-        "no heads": _rejects(lambda block=block: block(12, 0), "num_heads", "0"),
         "heads that do not divide": _rejects(lambda block=block: block(12, 5), "12", "5"),
-        "nothing hidden": _rejects(lambda block=block: block(12, 3, 0), "dim_feedforward", "0"),
-        "dropout of everything": _rejects(lambda block=block: block(12, 3, dropout=1.0), "1.0"),
-        "an unknown activation": _rejects(lambda block=block: block(12, 3, activation="cube"), "relu", "cube"),
-        "a negative eps": _rejects(lambda block=block: block(12, 3, layer_norm_eps=-1.0), "eps", "-1.0"),
     }
     for block in (TransformerEncoderBlock, TransformerDecoderBlock)
 }
@@ -109,4 +100,56 @@ CASES = [
         _normal((2, 3, 4), (2, 5, 4)),
         DECODER_BAD,
     ),
+]
+
+
+def _feed_forward(prefix=""):
+    into, out = f"{prefix}linear1", f"{prefix}linear2"
+    return linear(into, "dim_feedforward", "d_model") | linear(out, "d_model", "dim_feedforward")
+
+
+def _attention(name):
+    projections = {f"{name}.in_proj_weight": "(3 * d_model, d_model)", f"{name}.in_proj_bias": "(3 * d_model,)"}
+    return projections | linear(f"{name}.out_proj", "d_model", "d_model")
+
+
+def _block(of, attentions, norms):
+    """A block of one head: any width divides by it, so that each size can be varied by itself."""
+    return Contract(
+        item="transformer-block",
+        name=of,
+        of=globals()[of],
+        calls=({"d_model": 4, "nhead": 1, "dim_feedforward": 3},),
+        ranges={
+            "d_model": "int >= 1",
+            "nhead": "int >= 1",
+            "dim_feedforward": "int >= 1",
+            "dropout": "[0, 1)",
+            "activation": _ACTIVATIONS,
+            "layer_norm_eps": "[0, inf]",
+        },
+        state={key: shape for name in attentions for key, shape in _attention(name).items()}
+        | _feed_forward()
+        | {key: shape for name in norms for key, shape in affine(name, "d_model").items()},
+        attributes=dict.fromkeys(norms, "a norm, called as a submodule: an identity may take its place"),
+    )
+
+
+_ACTIVATIONS = "'relu', 'gelu', 'gelu_tanh', 'silu'"
+CONTRACTS = [
+    Contract(
+        item="transformer-block",
+        name="FeedForward",
+        of=FeedForward,
+        calls=({"d_model": 4, "dim_feedforward": 3},),
+        ranges={
+            "d_model": "int >= 1",
+            "dim_feedforward": "int >= 1",
+            "activation": _ACTIVATIONS,
+            "dropout": "[0, 1]",
+        },
+        state=_feed_forward(),
+    ),
+    _block("TransformerEncoderBlock", ["self_attn"], ["norm1", "norm2"]),
+    _block("TransformerDecoderBlock", ["self_attn", "multihead_attn"], ["norm1", "norm2", "norm3"]),
 ]

@@ -26,7 +26,7 @@ def test_looking_up_is_a_product_with_a_one_hot_vector(text, seed):
 
 
 def test_token_ids_of_any_shape_are_looked_up():
-    """Token ids of shape (), (3,) or (2, 3, 4) give vectors of that shape; int32 will do.
+    """Token ids of shape (), (3,) or (2, 3, 4), int64 or int32, give vectors of that shape.
 
     Convention: torch.nn.Embedding.
     """

@@ -503,39 +503,3 @@ def test_a_scale_of_one_changes_nothing():
     old = rotary_frequencies(10)
     for new in (interpolated_frequencies(old, 1.0), ntk_frequencies(10, 1.0), llama3_frequencies(old, 1.0)):
         laws.assert_close(new, old)
-
-
-@pytest.mark.project_convention
-@ROPE
-def test_impossible_frequencies_are_refused():
-    """Odd or too few features, a base or scale out of range, factors that do not grow: ValueError with what came.
-
-    Convention: the wording is this project's.
-    """
-    old = rotary_frequencies(6)
-    for call, word in (
-        (lambda: rotary_frequencies(7), "7"),
-        (lambda: rotary_frequencies(0), "0"),
-        (lambda: rotary_frequencies(6, -2.0), "-2"),
-        (lambda: rotary_frequencies(6, 0.0), "0"),
-        (lambda: interpolated_frequencies(old, 0.5), "0.5"),
-        (lambda: ntk_frequencies(6, 0.9), "0.9"),
-        (lambda: ntk_frequencies(2, 4.0), "2"),
-        (lambda: llama3_frequencies(old, 0.5), "0.5"),
-        (lambda: llama3_frequencies(old, 8.0, 4.0, 4.0), "4.0"),
-        (lambda: llama3_frequencies(old, 8.0, 4.0, 1.0), "1.0"),
-        (lambda: llama3_frequencies(old, 8.0, 0.0, 4.0), "0.0"),
-    ):
-        laws.rejects(call, (word,))
-    assert len(rotary_frequencies(2)) == 1, "expected two features to be a pair"
-
-
-@ADDED
-def test_impossible_sinusoids_are_refused():
-    """An odd width or a base of 0 has no encoding.
-
-    Convention: a width without a pair for its last feature is refused, where some codes drop a cosine.
-    """
-    assert sinusoids(torch.tensor([3]), 2).shape == (1, 2), "expected one pair"
-    laws.rejects(lambda: sinusoids(torch.tensor([3]), 5), ("5",))
-    laws.rejects(lambda: sinusoids(torch.tensor([3]), 4, 0.0), ("0",))

@@ -205,7 +205,7 @@ def test_second_derivatives_of_the_marginals(nll):
     laws.gradient_correct(lambda s, p: nll(s, p, target), scores, log_probs, second_order=True)
 
 
-@pytest.mark.project_convention
+@pytest.mark.own_code
 def test_what_runs_is_from_scratch():
     """No operator that runs forward or backward is a fused kernel, and the source names no ready-made loss or layer.
 

@@ -160,7 +160,7 @@ class GPT(nn.Module):
         key_mask: Bool[Tensor, "b t"] | None = None,
         generator: Generator | None = None,
     ) -> Int[Tensor, "b longer"]:
-        """The tokens, continued by the model in its present mode (training or evaluation).
+        """The tokens, continued by the model in its present mode (training or evaluation), in their own dtype.
 
         A text longer than block_size is continued from its last block_size tokens.
 

@@ -31,7 +31,9 @@ def next_token_loss(
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Groups for an optimizer: matrices and tables decay; biases and norms, of one dimension, do not.
+    """Two groups for an optimizer: matrices and tables, which decay, then biases and norms, which do not.
+
+    What has one dimension or none is in the second; a parameter that requires no gradient is in neither.
 
     Source: Brown et al. 2020, appendix B, for the value 0.1; Loshchilov & Hutter 2017, arXiv:1711.05101, for its use.
     """
@@ -55,7 +57,7 @@ def train(
     report: Callable[[str], object] | None = print,
     every: int = 100,
 ) -> list[float]:
-    """Trains on random windows of a text and reports progress; returns the loss of each step.
+    """Trains on random windows of a text and reports progress; returns the loss of each step, in training mode.
 
         model = GPT(vocab_size=len(alphabet), block_size=32, n_layer=2, n_head=4, n_embd=64, dropout=0.0)
         train(model, text, AdamW(decay_groups(model, 0.1), lr=1e-2), steps=300)

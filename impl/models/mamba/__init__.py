@@ -41,6 +41,7 @@ class Mamba(nn.Module):
             batch or number; a state dict whose `lm_head.weight` is not the embedding.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, §3.4 and appendix E.2.
+    Convention: the embedding is initialised as N(0, 0.02²), and each out_proj as a linear layer's over √n_layer.
     """
 
     def __init__(

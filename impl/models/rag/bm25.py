@@ -77,6 +77,8 @@ class BM25:
     def search(self, queries: Sequence[Sequence], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         """Scores and indices of the k best documents, or of all if there are fewer, for each query; best first.
 
+        Documents of equal score keep their order.
+
         Raises:
             ValueError: k below 1, or a query that is a string.
         """

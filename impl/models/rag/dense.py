@@ -24,7 +24,7 @@ class DenseIndex(nn.Module):
 
     Args:
         dim: size of a vector.
-        metric: "ip", or "cosine": both sides are divided by their norms.
+        metric: "ip", or "cosine": both sides are divided by their norms; a zero vector's cosine is 0.
 
     Attributes:
         vectors: those that were added (n, dim), a buffer.
@@ -59,7 +59,8 @@ class DenseIndex(nn.Module):
     def search(self, queries: Float[Tensor, "q dim"], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         """Scores and indices of the k best vectors, or of all if there are fewer; best first.
 
-        The scores carry gradients to the queries; the indices are not differentiable.
+        Of equal scores the vector that was added first comes first. The scores carry gradients to the queries; the
+        indices are not differentiable.
         """
         if not len(self) or k < 1:
             raise ValueError(f"expected k >= 1 and vectors to search in, got k = {k} and {len(self)} vectors")
@@ -78,7 +79,10 @@ class DenseIndex(nn.Module):
         return vectors / norm.masked_fill(norm == 0, 1)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and the raw values, `index.bin`, into a folder, which is created if need be."""
+        """Write `index.json` and the raw values, `index.bin`, into a folder, which is created if need be.
+
+        `index.json` holds dim, metric, dtype and the count of vectors.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         dtype = next(name for name, dtype in DTYPES.items() if dtype == self.vectors.dtype)
@@ -135,7 +139,10 @@ class DenseRetriever(nn.Module):
 
     @torch.no_grad()
     def index_passages(self, passages: Tensor, batch_size: int = 256) -> "DenseRetriever":
-        """Encode passages, in evaluation mode; they replace those that were indexed. Returns itself."""
+        """Encode passages, in evaluation mode; they replace those that were indexed. Returns itself.
+
+        The index keeps its metric, and each module of the encoder its mode.
+        """
         modes = {module: module.training for module in self.passage_encoder.modules()}
         self.passage_encoder.eval()
         self.index = DenseIndex(self.index.dim, self.index.metric)
@@ -151,14 +158,14 @@ class DenseRetriever(nn.Module):
 
 
 class BagOfWords(nn.Module):
-    """The mean of the vectors of a text's words: an encoder of rows of word ids, padded with 0.
+    """The mean of the vectors of a text's words, 0 if it has none: an encoder of rows of word ids, padded with 0.
 
     Args:
         vocabulary_size: how many ids there are, the padding among them.
         dim: size of a vector.
 
     Attributes:
-        table: the vectors (vocabulary_size, dim).
+        table: the vectors (vocabulary_size, dim), initialised as N(0, ¼).
     """
 
     def __init__(self, vocabulary_size: int, dim: int):

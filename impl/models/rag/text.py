@@ -29,9 +29,10 @@ def _letter_or_gap(character):
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text in order, white space collapsed; . ! ? and an empty line end a sentence.
+    """The sentences of a text in order, white space collapsed.
 
-    Lines without a letter or digit, such as those that underline a title, count as empty.
+    A sentence ends at an empty line, and at . ! ? before white space and one of A … Z, " ' ` * or (. Lines without a
+    letter or digit, such as those that underline a title, count as empty.
     """
     lines = [line if words(line) else "" for line in text.splitlines()]
     found = []
@@ -63,7 +64,7 @@ def check_passages(passages: Sequence[Sequence[str]]) -> None:
 
 
 class Vocabulary:
-    """Word ids from 1; 0 is padding, and unknown words are left out.
+    """Word ids from 1; 0 is padding, which its length counts, and unknown words are left out.
 
     Args:
         texts: lists of words, which are numbered in the order of their first appearance.
