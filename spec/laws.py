@@ -110,7 +110,8 @@ def random_like(tree, seed: int = 0):
 
 
 def parameters_of(function) -> dict[str, nn.Parameter]:
-    return dict(function.named_parameters()) if isinstance(function, nn.Module) else {}
+    """Parameters by name, in the order of the names: that of their registration is free."""
+    return dict(sorted(function.named_parameters())) if isinstance(function, nn.Module) else {}
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
