@@ -152,8 +152,8 @@ def agrees_with_library(contract: Contract):
 
 
 def _statistics(module) -> dict:
-    """The state but for counters, which are bookkeeping."""
-    return {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
+    """The state but for counters, which are bookkeeping, in the order of the names."""
+    return {key: value for key, value in sorted(module.state_dict().items()) if value.is_floating_point()}
 
 
 def in_words(contract: Contract) -> list[str]:

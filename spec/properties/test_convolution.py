@@ -69,7 +69,8 @@ def test_convolution_is_a_sum_over_channels_and_taps(seed, kernel, stride, paddi
     """
     module = Conv2d(4, 6, kernel, stride, padding, dilation, groups, bias)
     module = ready(module, seed)
-    reference = ready(nn.Conv2d(4, 6, kernel, groups=groups, bias=bias), seed)
+    reference = nn.Conv2d(4, 6, kernel, groups=groups, bias=bias).double()
+    reference.load_state_dict(module.state_dict())
     reference.forward = lambda x: definition(x, reference.weight, reference.bias, stride, padding, dilation, groups)
     laws.gradients_match(module, reference, normal(2, 4, 7, 8, seed=seed))
 
@@ -242,7 +243,8 @@ def test_a_sequence_is_an_image_of_one_row(length):
     """
     arguments = {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}
     module = ready(Conv1d(4, 6, 3, **arguments))
-    reference = ready(nn.Conv1d(4, 6, 3, groups=2))
+    reference = nn.Conv1d(4, 6, 3, groups=2).double()
+    reference.load_state_dict(module.state_dict())
     reference.forward = lambda x: definition(
         x.unsqueeze(2), reference.weight.unsqueeze(2), reference.bias, (1, 2), (0, 3), (1, 2), groups=2
     ).squeeze(2)

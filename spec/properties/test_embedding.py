@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
 from impl.layers.embedding import Embedding
 from spec import laws
@@ -79,3 +80,19 @@ def test_vectors_are_initialised_standard_normal():
     laws.reseed(0)
     weight = Embedding(100, 300).weight.detach().double()
     assert abs(weight.mean().item()) < 0.023 and abs(weight.std().item() - 1) < 0.02, f"found {weight.std():.4f}"
+
+
+def test_state_moves_to_and_from_torch():
+    """State dicts of torch.nn.Embedding and of this table are the same, and so are outputs and gradients.
+
+    Convention: torch.nn.Embedding(num_embeddings, embedding_dim, padding_idx).
+    """
+    ours, theirs, text = (
+        Embedding(7, 5, 3).double(),
+        nn.Embedding(7, 5, 3).double(),
+        torch.tensor([[1, 3, 6], [3, 0, 6]]),
+    )
+    for source, target in ((ours, theirs), (theirs, ours)):
+        laws.randomise(source, seed=int(source is ours))
+        target.load_state_dict(source.state_dict())
+        laws.gradients_match(ours, theirs, text)
