@@ -1,6 +1,6 @@
 """The range of an argument as a contract states it and as specs try it: the boundary works, beyond it raises.
 
-"int >= 1"           whole numbers from 1 on
+"int >= 1"           whole numbers from 1 on; "even >= 2" and "odd >= 1" likewise
 "[0, 1)"             real numbers; a bracket belongs to the range, a parenthesis does not
 "[0, inf)"           finite, and not negative
 "'zeros', 'same'"    one of these strings
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
-_WHOLE = re.compile(r"int >= (-?\d+)")
+_WHOLE = re.compile(r"(int|even|odd) >= (-?\d+)")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def parse(text: str) -> Range:
         raise ValueError(f"expected a range with nothing but 'or None' after it, found {text!r}")
     none = (None,) if optional else ()
     if whole := _WHOLE.fullmatch(main):
-        least = int(whole[1])
-        return Range((least, *none), (least - 1,))
+        least = int(whole[2])
+        return Range((least, *none), (least - 1,) if whole[1] == "int" else (least - 2, least + 1))
     if interval := _INTERVAL.fullmatch(main):
         ends = ((interval[1] == "[", float(interval[2]), -math.inf), (interval[4] == "]", float(interval[3]), math.inf))
         inside = tuple(end for closed, end, _ in ends if closed)
