@@ -32,7 +32,8 @@ class Contract:
         of: the class or function of that name.
         calls: argument sets that work; ranges vary one argument of the first.
         ranges: argument → its range, as in `spec.ranges`; inside it works, outside it raises ValueError or TypeError.
-        state: key of the state dict → shape, an expression in the arguments: {"weight": "(num_features,)"}.
+        state: key of the state dict → shape, an expression in the arguments: {"weight": "(num_features,)"}. A
+            submodule with a weight, "out_proj" of "out_proj.weight", is one that may be called by itself.
         attributes: name → what it is, for attributes of an instance that no signature shows.
         remembers: what is kept between calls; empty if nothing is.
         library: dotted name of a counterpart that takes the same arguments; states trade with it and outputs agree.
@@ -161,6 +162,8 @@ def in_words(contract: Contract) -> list[str]:
     lines = [f"{name}: {text}" for name, text in contract.ranges.items()]
     if contract.state:
         lines.append("state: " + ", ".join(f"{key} {shape}" for key, shape in contract.state.items()))
+    if any(key.endswith(".weight") for key in contract.state):
+        lines.append("what precedes .weight in a key is a submodule that may be called by itself")
     lines += [f".{name}: {what}" for name, what in contract.attributes.items()]
     if contract.remembers:
         lines.append(f"between calls: {contract.remembers}")

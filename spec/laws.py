@@ -161,8 +161,9 @@ def dropped_weights(attention, heads: int) -> float:
     """What share of attention's weights is dropped in training: of 800 heads or more, each on a token that is alone."""
     attention = copy.deepcopy(attention).train()
     nn.init.eye_(attention.out_proj.weight)
-    if attention.out_proj.bias is not None:
-        nn.init.zeros_(attention.out_proj.bias)
+    for name, bias in attention.named_parameters():
+        if name == "out_proj.bias":
+            nn.init.zeros_(bias)
     (tokens,) = random_like([attention.out_proj.weight.new_empty(400, 1, len(attention.out_proj.weight))])
     return (attention(tokens).unflatten(-1, (heads, -1)) == 0).all(-1).double().mean().item()
 

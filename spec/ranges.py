@@ -1,7 +1,7 @@
 """The range of an argument as a contract states it and as specs try it: the boundary works, beyond it raises.
 
-"int >= 1"           whole numbers from 1 on
-"int in [2, 16]"     whole numbers between two ends that belong to the range
+    "int >= 1"           whole numbers from 1 on; "even >= 2" and "odd >= 1" likewise
+    "int in [2, 16]"     whole numbers between two ends that belong to the range
 "[0, 1)"             real numbers; a bracket belongs to the range, a parenthesis does not
 "[0, inf)"           finite, and not negative
 "'zeros', 'same'"    one of these strings
@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
-_WHOLE = re.compile(r"int >= (-?\d+)")
+_WHOLE = re.compile(r"(int|even|odd) >= (-?\d+)")
 _BETWEEN = re.compile(r"int in \[(-?\d+), (-?\d+)\]")
 
 
@@ -40,8 +40,8 @@ def _parse(main: str) -> Range:
     if main == "None":
         return Range((None,), ())
     if whole := _WHOLE.fullmatch(main):
-        least = int(whole[1])
-        return Range((least,), (least - 1,))
+        least = int(whole[2])
+        return Range((least,), (least - 1,) if whole[1] == "int" else (least - 2, least + 1))
     if between := _BETWEEN.fullmatch(main):
         least, most = int(between[1]), int(between[2])
         return Range((least, most), (least - 1, most + 1))

@@ -27,7 +27,6 @@ def _model(**options):
 
 ATTENTION_BAD = {
     "heads that do not divide": _rejects(lambda: SPARSE(12, 5), "12", "5"),
-    "an even window": _rejects(lambda: SPARSE(12, 3, 4, 1, 4), "odd", "4"),
     "input of another width": _rejects(_sparse(2, 7, 11), "12", "(2, 7, 11)"),
     "input of two dimensions": _rejects(_sparse(7, 12), "(7, 12)"),
     "more blocks than foreseen": _rejects(_sparse(2, 9, 12), "4", "9"),
@@ -85,7 +84,7 @@ CASES = [
 _BLOCKS = {
     "block_size": "int >= 1",
     "num_random_blocks": "int >= 0",
-    "num_window_blocks": "int >= 1",
+    "num_window_blocks": "odd >= 1",
     "num_global_blocks": "int >= 0",
     "dropout": "[0, 1)",
 }

@@ -33,7 +33,6 @@ def _with_a_past():
 
 
 BAD = {
-    "an odd width to rotate": _bad("qk_rope_head_dim", "3", qk_rope_head_dim=3),
     "a base that is no number": _bad("rope_theta", "nan", rope_theta=float("nan")),
     "tokens of another width": _bad_input(torch.ones(2, 4, 5), mentions=("6", "(2, 4, 5)")),
     "a sequence without a batch": _bad_input(torch.ones(4, 6), mentions=("(4, 6)",)),
@@ -90,7 +89,7 @@ CONTRACTS = [
         calls=(SIZES,),
         ranges=dict.fromkeys(SIZES, "int >= 1")
         | {
-            "qk_rope_head_dim": "int >= 2",
+            "qk_rope_head_dim": "even >= 2",
             "q_lora_rank": "int >= 1 or None",
             "rope_theta": "(0, inf]",
             "eps": "[0, inf]",

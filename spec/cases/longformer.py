@@ -24,7 +24,6 @@ def _tokens(*shape):
 BAD = {
     "padding that is no token": _rejects(lambda: _model(padding_idx=7), "padding_idx", "7"),
     "heads that do not divide": _rejects(lambda: _model(num_heads=3), "4", "3"),
-    "an odd window": _rejects(lambda: _model(window=3), "even", "3"),
     "a window too many": _rejects(lambda: _model(window=(2, 4)), "window", "(2, 4)"),
     "a dilation too few": _rejects(lambda: _model(num_layers=3, dilation=[1, 2]), "dilation", "[1, 2]"),
     "too long a text": _rejects(lambda: _model()(_tokens(2, 9)), "8", "(2, 9)"),
@@ -76,7 +75,7 @@ CONTRACTS = [
             ("vocab_size", "embed_dim", "num_heads", "num_layers", "dim_feedforward", "num_types", "dilation"),
             "int >= 1",
         )
-        | {"window": "int >= 2", "dropout": "[0, 1)", "padding_idx": "int >= 0"},
+        | {"window": "even >= 2", "dropout": "[0, 1)", "padding_idx": "int >= 0"},
         state=masked_language_model(
             ("q_proj", "k_proj", "v_proj", "out_proj", "q_global_proj", "k_global_proj", "v_global_proj"),
             positions="padding_idx + 1 + max_len",

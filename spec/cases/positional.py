@@ -31,8 +31,6 @@ _X, _PLACES = torch.ones(2, 3, 6), torch.arange(4)
 _NOTHING_LEARNED = {"every_parameter_receives_gradient": "it has no parameters"}
 
 SINUSOIDAL_BAD = {
-    "an odd width": _rejects(lambda: SinusoidalPositionalEncoding(5), "5"),
-    "sinusoids of an odd width": _rejects(lambda: sinusoids(torch.tensor([3]), 5), "5"),
     "another width": _rejects(lambda: SinusoidalPositionalEncoding(4)(_X), "4", "(2, 3, 6)"),
     "a vector": _rejects(lambda: SinusoidalPositionalEncoding(6)(torch.ones(6)), "(6,)"),
     "positions of other tokens": _rejects(lambda: SinusoidalPositionalEncoding(6)(_X, _PLACES), "(3,)", "(4,)"),
@@ -49,9 +47,6 @@ LEARNED_BAD = {
     "positions of other tokens": _rejects(lambda: LearnedPositionalEmbedding(7, 6)(_X, _PLACES), "(4,)"),
 }
 ROTARY_BAD = {
-    "an odd width": _rejects(lambda: RotaryEmbedding(5), "even", "5"),
-    "an odd part": _rejects(lambda: RotaryEmbedding(6, rotary_dim=3), "even", "3"),
-    "frequencies of an odd width": _rejects(lambda: rotary_frequencies(7), "7"),
     "factors that are equal": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 4.0), "4.0"),
     "factors that fall": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 4.0, 1.0), "1.0"),
     "a factor of 0": _rejects(lambda: llama3_frequencies(_FREQUENCIES, 8.0, 0.0, 4.0), "0.0"),
@@ -123,7 +118,7 @@ CONTRACTS = [
         name="SinusoidalPositionalEncoding",
         of=SinusoidalPositionalEncoding,
         calls=({"d_model": 4},),
-        ranges={"d_model": "int >= 2", "dropout": "[0, 1]", "base": "(0, inf]"},
+        ranges={"d_model": "even >= 2", "dropout": "[0, 1]", "base": "(0, inf]"},
     ),
     Contract(
         item=_POSITIONAL,
@@ -151,21 +146,21 @@ CONTRACTS = [
         name="sinusoids",
         of=sinusoids,
         calls=({"positions": torch.arange(3), "d_model": 4},),
-        ranges={"d_model": "int >= 2", "base": "(0, inf]"},
+        ranges={"d_model": "even >= 2", "base": "(0, inf]"},
     ),
     Contract(
         item=_ROPE,
         name="RotaryEmbedding",
         of=RotaryEmbedding,
         calls=({"dim": 6},),
-        ranges={"dim": "int >= 2", "base": "(0, inf]", "rotary_dim": "int >= 2 or None"},
+        ranges={"dim": "even >= 2", "base": "(0, inf]", "rotary_dim": "even >= 2 or None"},
     ),
     Contract(
         item=_ROPE,
         name="rotary_frequencies",
         of=rotary_frequencies,
         calls=({"dim": 6},),
-        ranges={"dim": "int >= 2", "base": "(0, inf]"},
+        ranges={"dim": "even >= 2", "base": "(0, inf]"},
     ),
     Contract(
         item=_ROPE,
@@ -179,7 +174,7 @@ CONTRACTS = [
         name="ntk_frequencies",
         of=ntk_frequencies,
         calls=({"dim": 6, "scale": 2.0},),
-        ranges={"dim": "int >= 4", "scale": "[1, inf]"},
+        ranges={"dim": "even >= 4", "scale": "[1, inf]"},
     ),
     Contract(
         item=_ROPE,

