@@ -1,7 +1,7 @@
 """The range of an argument as a contract states it and as specs try it: the boundary works, beyond it raises.
 
-    "int >= 1"           whole numbers from 1 on; "even >= 2" and "odd >= 1" likewise
-    "int in [2, 16]"     whole numbers between two ends that belong to the range
+"int >= 1"           whole numbers from 1 on; "even >= 2" and "odd >= 1" likewise
+"int in [2, 16]"     whole numbers between two ends that belong to the range
 "[0, 1)"             real numbers; a bracket belongs to the range, a parenthesis does not
 "[0, inf)"           finite, and not negative
 "'zeros', 'same'"    one of these strings
