@@ -27,6 +27,8 @@ OWN = {
     "gradient routing": ("who gets gradient, and who must not", {"laws.gradient_reaches"}),
     "cost": ("operations or bytes, counted", {"cost.flops", "cost.peak_bytes", "cost.operators"}),
 }
+# The law of contracts that says it of an item whose contract names a library's counterpart.
+COUNTERPART = "agrees_with_library"
 SPECIFIED, EXEMPT, MISSING = "x", "-", "!"
 
 
@@ -90,6 +92,9 @@ def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dic
             row["laws of every module"] = _excused(stated, item, "laws of every module")
         own = [s for s in specs if item in s["items"] and s["file"] not in GENERIC]
         row |= {law: _own(law, item, own, stated, root) for law in OWN}
+        contracted = {s["function"] for s in specs if item in s["items"] and s["function"] == COUNTERPART}
+        if contracted and row["equivalence"].mark == MISSING:
+            row["equivalence"] = Entry(SPECIFIED, COUNTERPART)
     return matrix
 
 
