@@ -356,7 +356,10 @@ def pytest_runtest_makereport(item, call):
 def _shorten(run: Run, shown, start: Path) -> None:
     """Leave the frames of specs and subject, and the last one, with the first lines of the message. In place."""
     for traceback, *_ in getattr(shown, "chain", []):
-        files = [(start / e.reprfileloc.path).resolve() if e.reprfileloc else None for e in traceback.reprentries]
+        files = [
+            (start / at.path).resolve() if (at := getattr(e, "reprfileloc", None)) else None
+            for e in traceback.reprentries
+        ]
         ours = [f is not None and (run.is_spec(f) or run.subject.owns(f)) for f in files]
         traceback.reprentries = [e for e, own in zip(traceback.reprentries[:-1], ours) if own] + traceback.reprentries[
             -1:

@@ -63,6 +63,8 @@ def skeleton(
     private = private or {}
     known = {name: node for tree in [*private.values(), ast.parse(text)] for name, node in _classes(tree).items()}
     body: list[ast.stmt] = []
+    # A base class that is folded in may rest on what only its private module imports.
+    inner = [n for tree in private.values() for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
     for n, node in enumerate(_with_reexports(ast.parse(text), private)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             body.append(_without_private_imports(node))
@@ -70,12 +72,14 @@ def skeleton(
             body.append(_class(node, known))
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             body.append(_function(node))
-        elif (n == 0 and _is_docstring(node)) or _assigns_all(node):
+        elif n == 0 and _is_docstring(node):
+            body += [node, *map(_without_private_imports, inner)]
+        elif _assigns_all(node) or isinstance(node, ast.Assign):
             body.append(node)
     for node in body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in (contracts or {}):
             _promise(node, contracts[node.name])
-    module = ast.Module(body=_without_unused_imports([node for node in body if node is not None]), type_ignores=[])
+    module = ast.Module(body=_without_unused([node for node in body if node is not None]), type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
 
 
@@ -198,13 +202,21 @@ def _without_private_imports(node):
     return node
 
 
-def _without_unused_imports(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Imports that only bodies needed go; what a page re-exports is in `__all__` (ruff spares `__init__.py`)."""
-    others = [node for node in body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    used = {n.id for node in others for n in ast.walk(node) if isinstance(n, ast.Name)}
-    used |= {name for node in others if _assigns_all(node) for name in ast.literal_eval(node.value)}
+def _without_unused(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Imports and constants that only bodies needed go: a constant may be the solution, a name of a shape is not.
+
+    What a page re-exports is in `__all__` (ruff spares `__init__.py`).
+    """
+    given = (ast.Import, ast.ImportFrom, ast.Assign)
+    used = {name for node in body if not isinstance(node, given) for name in _names(node)}
+    used |= {name for node in body if _assigns_all(node) for name in ast.literal_eval(node.value)}
+    for node in reversed(body):  # a constant may be made of earlier ones
+        if isinstance(node, ast.Assign) and not used.isdisjoint(map(ast.unparse, node.targets)):
+            used |= _names(node)
     kept = []
     for node in body:
+        if isinstance(node, ast.Assign) and not _assigns_all(node) and used.isdisjoint(map(ast.unparse, node.targets)):
+            continue
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [n for n in node.names if (n.asname or n.name).partition(".")[0] in used]
             if not names:
@@ -215,6 +227,10 @@ def _without_unused_imports(body: list[ast.stmt]) -> list[ast.stmt]:
                 node = ast.ImportFrom(node.module, names, node.level)
         kept.append(node)
     return kept
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def _classes(tree):

@@ -321,9 +321,3 @@ def test_an_argument_that_asks_is_found(good):
     assert found.startswith("impl/other.py:4: ") and "if True" in found
     good.write("impl/other.py", text.format("if True, add a bias"))
     assert findings(good, "unusual-word") == []
-
-
-def test_rules_that_wait_are_asked_only_with_all(good, capsys):
-    good.write("README.md", f"What is {WORD} it.\n")
-    assert lint.main(good.root) == 1 and "unusual-word" not in capsys.readouterr().out
-    assert lint.main(good.root) == 1 and "unusual-word" in capsys.readouterr().out

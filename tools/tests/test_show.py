@@ -55,9 +55,9 @@ def test_an_item_is_shown_with_its_own_claims(house, capsys):
 
 def test_laws_are_named_together(house, capsys):
     law = (house.root / "spec/properties/test_double_properties.py").read_text()
-    house.write("spec/properties/test_laws.py", law.replace("is_additive", "keeps_sums"))
+    house.write("spec/properties/test_toy_laws.py", law.replace("is_additive", "keeps_sums"))
     said = shown(house, capsys)
-    assert "and 1 laws of every module, in spec/properties/test_laws.py\n  keeps sums" in said
+    assert "and 1 laws of every module, in spec/properties/test_toy_laws.py\n  keeps sums" in said
     assert said.count("f(x + y)") == 1
 
 
