@@ -79,6 +79,7 @@ OF_CONTRACTS: dict[str, laws.Law] = {}
     own_code=True,
 )
 def boundaries_work(contract: Contract):
+    contract.build()
     for name, text in contract.ranges.items():
         for value in parse(text).inside:
             try:
