@@ -1,9 +1,8 @@
-"""Pooling and upsampling against torch's kernels, windows counted in NumPy and jax.image."""
+"""Pooling against torch's kernels and windows counted in NumPy."""
 
 import pytest
 
 from impl.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from impl.layers.upsampling import Upsample
 from spec.golden import load
 
 pytestmark = pytest.mark.item("dilated-conv")
@@ -19,14 +18,3 @@ def test_pools_agree():
     golden.check("max_pooled", MaxPool2d((3, 2), (1, 2), 1, (2, 1))(x))
     golden.check("average_pooled", AvgPool2d((3, 2), (2, 1), 1)(x))
     golden.check("adaptively_pooled", AdaptiveAvgPool2d((3, 5))(x))
-
-
-def test_upsampling_agrees():
-    """Bilinear and nearest images of another size are those of torch, of jax and of the definition.
-
-    Convention: pixels are squares, align_corners=False; nearest takes ⌊i·H/n⌋.
-    """
-    golden = load("dilated-conv")
-    x = golden["x_pooled"]
-    golden.check("bilinear", Upsample(size=(11, 20), mode="bilinear")(x))
-    golden.check("nearest", Upsample(size=(11, 3))(x))
