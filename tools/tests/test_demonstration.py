@@ -1,0 +1,103 @@
+"""What the training commands share: a run that resumes, a checkpoint that is never half written, a grid of images."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from impl.demonstration import arguments, digits, save_grid, train
+
+
+def a_run(folder, steps, stop=None, report=lambda line: None):
+    """A line fitted to random points; returns its weights. `stop` interrupts it in the middle of that step."""
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    calls = []
+
+    def step():
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(5, 2, generator=generator)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.item()}
+
+    train(step, {"model": model, "optimizer": optimizer}, steps, generator, folder, every=4, report=report)
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = a_run(tmp_path / "whole", 11)
+    with pytest.raises(KeyboardInterrupt):
+        a_run(tmp_path / "parts", 11, stop=7)
+    lines = []
+    resumed = a_run(tmp_path / "parts", 11, report=lines.append)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert lines[0].startswith("going on from step 4") and lines[-1].startswith("step 11 of 11: loss ")
+
+
+def test_a_write_that_fails_loses_nothing(tmp_path, monkeypatch):
+    a_run(tmp_path, 4)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def fails_half_way(_, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fails_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        a_run(tmp_path, 8)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    a_run(tmp_path, 8)
+    with pytest.raises(ValueError, match=re.escape("after 8 steps")):
+        a_run(tmp_path, 4)
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="other.*got.*model"):
+        train(dict, {"other": nn.Linear(1, 1)}, 9, generator, tmp_path)
+
+
+def test_a_grid_holds_each_image_at_its_place(tmp_path):
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    images = torch.zeros(3, 1, 2, 4)
+    images[1, 0, 1, 2], images[2] = 1.0, 2.0  # 2.0 is clamped to white
+    save_grid(images, tmp_path / "grid.png", columns=2, scale=3)
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.size == (2 * 5 * 3, 2 * 3 * 3)
+        assert image.getpixel((0, 0)) == (0, 0, 0)
+        assert image.getpixel(((5 + 2) * 3, 1 * 3)) == (255, 255, 255)  # the second image's bright pixel, left edge
+        assert image.getpixel(((5 + 2) * 3 - 1, 1 * 3)) == (0, 0, 0)
+        assert image.getpixel((0, 3 * 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 2, 3, 3), torch.zeros(0, 1, 3, 3), torch.full((1, 1, 3, 3), torch.nan)])
+def test_what_is_no_image_is_refused(bad, tmp_path):
+    pytest.importorskip("PIL")
+    with pytest.raises(ValueError, match="expected .* images"):
+        save_grid(bad, tmp_path / "grid.png")
+
+
+def test_arguments_are_checked(tmp_path, capsys):
+    found = arguments("x", "Does x.", 7, ["--out", str(tmp_path / "new" / "folder")])
+    assert found.out.is_dir() and (found.steps, found.seed) == (7, 0)
+    with pytest.raises(SystemExit):
+        arguments("x", "Does x.", 7, ["--out", str(tmp_path), "--steps", "0"])
+    assert "expected --steps of 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_digits_are_images_in_the_unit_interval():
+    images, labels = digits()
+    assert images.shape == (1797, 1, 8, 8) and images.min() == 0 and images.max() == 1
+    assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
