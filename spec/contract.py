@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from spec import laws
-from spec.ranges import parse
+from spec.ranges import parse, wrong_part
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Contract:
         """Make one with the first argument set, some arguments changed; a function is called."""
         arguments = dict(self.calls[0]) | changed
         return self.of(**{k: value.make() if isinstance(value, Fresh) else value for k, value in arguments.items()})
+
+    @property
+    def has_groups(self) -> bool:
+        """It is an optimizer, whose parameter groups may have settings of their own."""
+        return "params" in self.calls[0]
 
     def counterpart(self, arguments: Mapping):
         module, _, name = self.library.rpartition(".")
@@ -102,7 +107,24 @@ def beyond_raises(contract: Contract):
         for value in parse(text).outside:
             shown = f"{contract.name}({name}={value!r}), where {name} is in {text}"
             # What came is in the message; an inner layer that checks it may have another name for the argument.
-            laws.rejects(lambda name=name, value=value: contract.build(**{name: value}), (str(value),), shown)
+            laws.rejects(lambda name=name, value=value: contract.build(**{name: value}), (wrong_part(value),), shown)
+
+
+@laws.law(
+    "A setting of a parameter group beyond its range raises ValueError or TypeError, in the first group and in the last.",
+    source="the contract's ranges; torch.optim's parameter groups",
+    among=OF_CONTRACTS,
+    needs="has_groups",
+    own_code=True,
+)
+def groups_keep_to_ranges(contract: Contract):
+    settings = contract.build().param_groups[0]
+    for name, text in contract.ranges.items():
+        for value in parse(text).outside if name in settings else ():
+            for before in ([], [{"params": [parameter()]}]):
+                groups = [*before, {"params": [parameter()], name: value}]
+                shown = f"{contract.name} with {name}={value!r} in group {len(before)}, where {name} is in {text}"
+                laws.rejects(lambda groups=groups: contract.build(params=groups), (wrong_part(value),), shown)
 
 
 @laws.law(

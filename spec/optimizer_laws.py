@@ -88,6 +88,34 @@ def _same(actual, expected, what):
 
 
 @laws.law(
+    "A complex parameter raises ValueError or TypeError, in the first group and in the last.",
+    source="the papers' rules are of real numbers: a square would have to be |g|², an order does not exist",
+    among=OF_OPTIMIZERS,
+    own_code=True,
+)
+def complex_parameters_are_refused(build) -> None:
+    build(parameters())  # refusing everything is no answer
+    for before in ([], [{"params": parameters()}]):
+        groups = [*before, {"params": parameters(dtype=torch.complex64)}]
+        laws.rejects(lambda groups=groups: build(groups), ("complex64",), f"a complex parameter in group {len(before)}")
+
+
+@laws.law(
+    "A sparse gradient raises ValueError or TypeError at the step, and the parameter is unchanged.",
+    source="the rules are of dense gradients: what is absent of a sparse one would have to decay, too",
+    among=OF_OPTIMIZERS,
+    own_code=True,
+)
+def sparse_gradients_are_refused(build) -> None:
+    params = parameters((3,))
+    before = params[0].detach().clone()
+    optimizer = build(params)
+    params[0].grad = torch.ones(3, dtype=torch.float64).to_sparse()
+    laws.rejects(optimizer.step, ("dense", "sparse"), "step() with a sparse gradient")
+    laws.assert_same(params[0].detach(), before, what="the parameter after the refused step")
+
+
+@laws.law(
     "Two groups with different settings step exactly as two optimizers do, and every setting matters.",
     source="the contract of torch.optim's parameter groups",
     among=OF_OPTIMIZERS,

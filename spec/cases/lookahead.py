@@ -15,6 +15,8 @@ EXEMPT = {
     "nothing_to_do": FROM_THE_START,
     "pauses_without_gradient": PULLED_BACK,
     "loads_an_older_state": "its state dict holds that of the optimizer inside, and how is its own affair",
+    "complex_parameters_are_refused": "the mean of complex weights is one, and the optimizer inside decides",
+    "sparse_gradients_are_refused": "only the optimizer inside reads gradients",
 } | without_counterpart("torch.optim has no Lookahead")
 
 

@@ -15,6 +15,7 @@ EXEMPT = {
     "settings_belong_to_groups": LINEAR + " it with a curved one",
     "runs_the_closure": "it runs twice; spec/properties/test_sam.py asks",
     "loads_an_older_state": "its state dict holds that of the base optimizer, and how is its own affair",
+    "complex_parameters_are_refused": "the norm of a complex gradient is real, and the base optimizer decides",
 } | without_counterpart("torch.optim has no SAM")
 
 

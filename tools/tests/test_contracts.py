@@ -18,10 +18,11 @@ from spec.contract import Contract
         ("even >= 2", (2,), (0, 3)),
         ("odd >= 1", (1,), (-1, 2)),
         ("int in [2, 16]", (2, 16), (1, 17)),
-        ("[0, 1)", (0.0,), (-5e-324, 1.0)),
-        ("(0, 1]", (1.0,), (0.0, 1 + 2**-52)),
-        ("[0, inf]", (0.0, math.inf), (-5e-324,)),
-        ("(-inf, inf)", (), (-math.inf, math.inf)),
+        ("[0, 1)", (0.0,), (-5e-324, 1.0, math.nan)),
+        ("(0, 1]", (1.0,), (0.0, 1 + 2**-52, math.nan)),
+        ("[0, inf]", (0.0, math.inf), (-5e-324, math.nan)),
+        ("(-inf, inf)", (), (-math.inf, math.inf, math.nan)),
+        ("pair of int >= 1", ((1, 0.5), (0.5, 1)), ((0, 0.5), (0.5, 0))),
         ("'zeros', 'same'", ("zeros", "same"), ("no such choice",)),
     ],
 )
@@ -115,6 +116,58 @@ def test_a_broken_contract_is_found(law, wrong):
     law(scaled(Scale))
     with pytest.raises(AssertionError):
         law(scaled(wrong))
+
+
+class Steps(torch.optim.Optimizer):
+    """One that checks the rate and the betas of each group: what the wrong ones below depart from."""
+
+    def __init__(self, params, lr=0.1, betas=(0.9, 0.99)):
+        super().__init__(params, {"lr": lr, "betas": betas})
+
+    def add_param_group(self, group):
+        self.check(self.defaults | group)
+        super().add_param_group(group)
+
+    def check(self, settings):
+        if not settings["lr"] >= 0 or not all(0 <= beta < 1 for beta in settings["betas"]):
+            raise ValueError(f"expected lr >= 0 and betas in [0, 1), got {settings}")
+
+
+class ChecksTheDefaultsOnly(Steps):
+    def check(self, settings):
+        super().check(self.defaults)
+
+
+class ChecksTheFirstGroupOnly(Steps):
+    def check(self, settings):
+        super().check(self.defaults if self.param_groups else settings)
+
+
+class ChecksOneBetaOnly(Steps):
+    def check(self, settings):
+        super().check(settings | {"betas": settings["betas"][:1]})
+
+
+class LetsNoNumberPass(Steps):
+    def check(self, settings):
+        super().check({"betas": settings["betas"], "lr": max(settings["lr"], -1) if settings["lr"] < 0 else 0})
+
+
+@pytest.mark.parametrize("wrong", [ChecksTheDefaultsOnly, ChecksTheFirstGroupOnly, ChecksOneBetaOnly, LetsNoNumberPass])
+def test_a_group_that_is_not_held_to_its_range_is_found(wrong):
+    def of(made):
+        return Contract(
+            item="double",
+            name="Steps",
+            of=made,
+            calls=({"params": [contract.parameter()]},),
+            ranges={"lr": "[0, inf]", "betas": "pair of [0, 1)"},
+        )
+
+    for law in (contract.beyond_raises, contract.groups_keep_to_ranges):
+        law(of(Steps))
+    with pytest.raises(AssertionError):
+        contract.groups_keep_to_ranges(of(wrong))
 
 
 class LinearWithoutBias(nn.Linear):
