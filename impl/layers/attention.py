@@ -25,9 +25,8 @@ __all__ = ["CrossAttention", "KeyValueCache", "MultiHeadAttention", "scaled_dot_
 class KeyValueCache:
     """The keys and values (B, kv heads, S, head_dim) of the tokens seen so far; both None before the first."""
 
-    def __init__(self):
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the keys and values of new tokens; returns those of all."""

@@ -12,11 +12,8 @@ from .checks import check_sizes
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b over the last dimension; one call multiplies and adds b."""
-    if bias is None:
-        return input @ weight.T
-    d_out, d_in = weight.shape
-    return torch.addmm(bias, input.reshape(-1, d_in), weight.T).view(*input.shape[:-1], d_out)
+    """x Wᵀ + b over the last dimension."""
+    return input @ weight.T if bias is None else input @ weight.T + bias
 
 
 class Linear(nn.Module):

@@ -55,23 +55,19 @@ def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, sc
         _check_heads(query, key, value)
         shared = query.shape[-3] // max(key.shape[-3], 1)  # query head h attends to head h // shared of the keys
         key, value = (t.repeat_interleave(shared, dim=-3) for t in (key, value))
-    _check(query, key, value, attn_mask, dropout_p)
+    _check_shapes(query, key, value, attn_mask, dropout_p)
     dtype = query.dtype
     query, key, value = (at_least_float32(t) for t in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.mT  # (*queries, t, s)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -math.inf)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     if is_causal:
         t, s = scores.shape[-2:]
         future = torch.ones(t, s, dtype=torch.bool, device=scores.device).triu(1 + s - t)
         scores = scores.masked_fill(future, -math.inf)
     weights = masked_softmax(scores)
-    kept = weights
-    if dropout_p:
-        kept = weights * torch.empty_like(weights).bernoulli_(1 - dropout_p) / (1 - dropout_p)
+    kept = weights * torch.empty_like(weights).bernoulli_(1 - dropout_p) / (1 - dropout_p) if dropout_p else weights
     return (kept @ value).to(dtype), weights.to(dtype)
 
 
@@ -81,7 +77,7 @@ def _check_heads(query, key, value):
         raise ValueError(f"expected heads in the third dimension from the end with enable_gqa, got shapes {found}")
 
 
-def _check(query, key, value, attn_mask, dropout_p):
+def _check_shapes(query, key, value, attn_mask, dropout_p):
     shapes = [tuple(t.shape) for t in (query, key, value)]
     if min(map(len, shapes)) < 2 or not shapes[0][:-2] == shapes[1][:-2] == shapes[2][:-2]:
         raise ValueError(f"expected query, key and value with the same leading dimensions, got shapes {shapes}")
