@@ -28,7 +28,7 @@ def main(names: list[str], items: list[str], root: Path | None = None) -> int:
     """
     root = root or Path.cwd()
     roadmap = load(root / ROADMAP)
-    present = sorted(p.name for p in (root / PEERS).iterdir() if p.is_dir() and any(p.rglob("*.py")))
+    present = _present(root)
     for name in names:
         if name not in present:
             raise RoadmapError(f"--peer {name}: expected one of {', '.join(present)}")
@@ -48,6 +48,21 @@ def main(names: list[str], items: list[str], root: Path | None = None) -> int:
             rejected += [f"{name}: {why}" for why in wrong.values()]
     print("\n".join(rejected) or f"{len(accepted)} items accepted from other people's code, none rejected")
     return int(bool(rejected) or not accepted)
+
+
+def _present(root: Path) -> list[str]:
+    """The names of the peers."""
+    folder = root / PEERS
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and any(p.rglob("*.py"))) if folder.is_dir() else []
+
+
+def accepted_by_item(root: Path, roadmap: Roadmap) -> dict[str, list[str]]:
+    """Item → the peers that carry it; all are accepted, or `python -m tools peers` fails."""
+    found = {}
+    for name in _present(root):
+        for item in carried_items(root / PEERS / name, roadmap):
+            found.setdefault(item, []).append(name)
+    return found
 
 
 def carried_items(peer: Path, roadmap: Roadmap) -> list[str]:

@@ -114,7 +114,7 @@ class Result:
         lost = [s for i, s in self.statuses.items() if i in asked and i in ticked and s.status != "done"]
         # Running a part on purpose loses nothing; what did run and is not written, or is not there to run, does.
         lost = [s for s in lost if s.status != "partial"]
-        return "; ".join(f"{s.item} is ticked in CHECKLIST.md but {s.status}: {s.why}" for s in lost)
+        return "; ".join(f"{s.item} is done by spec/done.toml but {s.status}: {s.why}" for s in lost)
 
     def count(self, status: str) -> int:
         return sum(s.status == status for s in self.statuses.values())
@@ -160,9 +160,9 @@ def read(file: Path) -> Result:
 
 
 def spec_digest(root: Path) -> str:
-    """A hash of all that states what must be true; bugs and peers prove it, laws.toml orders it, and are not it."""
+    """A hash of all that states what must be true; bugs and peers prove it, laws.toml and done.toml are about it."""
     files = [p for p in (root / "spec").rglob("*") if p.is_file() and p.suffix in {".py", ".toml", ".npz"}]
-    proofs = (root / "spec" / "bugs", root / "spec" / "peers", root / "spec" / "laws.toml")
+    proofs = [root / "spec" / name for name in ("bugs", "peers", "laws.toml", "done.toml")]
     return digest(
         root, [f for f in files if "__pycache__" not in f.parts and not any(f.is_relative_to(p) for p in proofs)]
     )

@@ -1,5 +1,8 @@
 """The checklist: the roadmap's order and wording, claims from docstrings, nothing that differs between two machines."""
 
+import re
+import tomllib
+
 from tools import checklist
 from tools.checklist import BEGIN, END
 
@@ -7,32 +10,54 @@ from tools.checklist import BEGIN, END
 def test_checklist_reads_as_the_roadmap(house):
     house.run()
     assert checklist.main(True, house.root) == 0
-    assert (house.root / "CHECKLIST.md").read_text().splitlines()[5:] == [
+    heads = [
+        "| | Item | Papers | Properties | Golden | Behaviours | Bugs | Peers |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    assert (house.root / "CHECKLIST.md").read_text().splitlines()[7:] == [
         "**2 of 3 done.**",
         "",
         "## Arithmetic (2/2)",
         "",
-        "### Scaling",
-        "",
-        "- [x] **Doubling** `double` · Euclid, book V",
-        "  [properties](spec/properties/test_double_properties.py) 1 · [golden](spec/golden/test_double_golden.py) 1"
-        " · [behaviours](spec/behaviours/test_double_behaviours.py) 1 · [implementation](impl/layers/double.py)",
-        "  - f(x + y) = f(x) + f(y) for every x and y.",
-        "  - f(1) is the factor.",
-        "  - Applied twice, the factor is squared.",
-        "- [x] **Tripling** `triple` · Euclid, book V",
-        "  [properties](spec/properties/test_triple_properties.py) 1 · [golden](spec/golden/test_triple_golden.py) 1"
-        " · [behaviours](spec/behaviours/test_triple_behaviours.py) 1 · [implementation](impl/layers/triple.py)",
-        "  - f(x + y) = f(x) + f(y) for every x and y.",
-        "  - f(1) is the factor.",
-        "  - Applied twice, the factor is squared.",
+        *heads,
+        "| ✓ | [Doubling](spec/properties/test_double_properties.py#L13) `double` | Euclid, book V | 1 | 1 | 1 |  |  |",
+        "| ✓ | [Tripling](spec/properties/test_triple_properties.py#L13) `triple` | Euclid, book V | 1 | 1 | 1 |  |  |",
         "",
         "## Geometry (0/1)",
         "",
-        "### Curves",
-        "",
-        "- [ ] **Curves** `curve` · Euclid, book III",
+        *heads,
+        "|   | Curves `curve` | Euclid, book III |  |  |  |  |  |",
     ]
+
+
+def test_links_lead_to_the_first_spec(house):
+    house.run()
+    checklist.main(True, house.root)
+    for file, line in re.findall(r"\((spec/\S+)#L(\d+)\)", (house.root / "CHECKLIST.md").read_text()):
+        assert (house.root / file).read_text().splitlines()[int(line) - 1].startswith(("def test_", "@"))
+
+
+def test_a_lost_claim_shows_in_what_is_done(house):
+    house.run()
+    checklist.main(True, house.root)
+    before = tomllib.loads((house.root / checklist.DONE).read_text())
+    assert set(before) == {"double", "triple"} and before["double"]["claims"] == 3
+    file = "spec/properties/test_double_properties.py"
+    house.edit(file, "for every x and y.", "for all x, y.")
+    house.run()
+    assert checklist.main(False, house.root) == 1
+    checklist.main(True, house.root)
+    after = tomllib.loads((house.root / checklist.DONE).read_text())
+    assert after["double"]["hash"] != before["double"]["hash"] and after["triple"] == before["triple"]
+
+
+def test_peers_are_counted(house):
+    house.write("spec/peers/other/layers/double.py", "class Double:\n    pass\n")
+    house.run()
+    checklist.main(True, house.root)
+    rows = (house.root / "CHECKLIST.md").read_text().splitlines()
+    assert next(r for r in rows if "`double`" in r).endswith("|  | 1 |")
+    assert next(r for r in rows if "`triple`" in r).endswith("|  |  |")
 
 
 def test_checklist_is_deterministic(house):
@@ -59,7 +84,7 @@ def test_bugs_caught_are_counted(house):
     house.run()
     checklist.main(True, house.root)
     text = (house.root / "CHECKLIST.md").read_text()
-    assert "bugs caught 1/3" in text and "bugs caught 1/1" in text
+    assert "| 1 | 1 | 1 | 1/3 |" in text and "| 1 | 1 | 1 | 1/1 |" in text
 
 
 def test_readme_block_is_renewed_and_nothing_else(house):

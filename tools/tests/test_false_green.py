@@ -86,7 +86,7 @@ def test_deleted_spec_file_is_missed(house):
     (house.root / "spec/golden/test_double_golden.py").unlink()
     result = house.run()
     assert result.ret == 1
-    assert "double is ticked in CHECKLIST.md but incomplete: no spec under spec/golden" in " ".join(
+    assert "double is done by spec/done.toml but incomplete: no spec under spec/golden" in " ".join(
         text_of(result).split()
     )
 
@@ -239,9 +239,20 @@ def test_checklist_edited_by_hand_is_noticed(house, capsys):
     house.run()
     checklist.main(True, house.root)
     assert checklist.main(False, house.root) == 0
-    house.edit("CHECKLIST.md", "- [ ] **Curves**", "- [x] **Curves**")
+    house.edit("CHECKLIST.md", "|   | Curves `curve`", "| ✓ | Curves `curve`")
     assert checklist.main(False, house.root) == 1
-    assert house.run().ret == 1, "a box that no spec has earned"
+
+
+def test_an_item_called_done_that_no_spec_has_earned_is_noticed(house):
+    house.run()
+    checklist.main(True, house.root)
+    assert house.run().ret == 0
+    done = house.root / "spec/done.toml"
+    done.write_text(done.read_text() + 'curve = { claims = 1, hash = "" }\n')
+    assert checklist.main(False, house.root) == 1
+    result = house.run()
+    assert result.ret == 1
+    assert "curve is done by spec/done.toml but pending" in " ".join(text_of(result).split())
 
 
 def test_a_changed_run_does_not_count(house):
@@ -348,7 +359,7 @@ def test_pending_item_that_is_ticked_fails_the_reference(house):
     house.edit("impl/layers/triple.py", "return 3 * x", "raise NotImplementedError")
     result = house.run()
     assert result.ret == 1
-    assert "triple is ticked in CHECKLIST.md but pending" in " ".join(text_of(result).split())
+    assert "triple is done by spec/done.toml but pending" in " ".join(text_of(result).split())
     assert house.run("--item", "triple").ret == 1
 
 
