@@ -111,7 +111,7 @@ def beyond_raises(contract: Contract):
 
 
 @laws.law(
-    "A setting of a parameter group beyond its range raises ValueError or TypeError, in the first group and in the last.",
+    "A setting of a parameter group beyond its range raises ValueError or TypeError, also in the last group.",
     source="the contract's ranges; torch.optim's parameter groups",
     among=OF_CONTRACTS,
     needs="has_groups",

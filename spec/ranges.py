@@ -49,7 +49,9 @@ def _parse(main: str) -> Range:
         return Range((None,), ())
     if pair := _PAIR.fullmatch(main):
         one = _parse(pair[1])
-        return Range(*(tuple(p for x in edge for p in ((x, _MIDDLE), (_MIDDLE, x))) for edge in (one.inside, one.outside)))
+        return Range(
+            *(tuple(p for x in edge for p in ((x, _MIDDLE), (_MIDDLE, x))) for edge in (one.inside, one.outside))
+        )
     if whole := _WHOLE.fullmatch(main):
         least = int(whole[2])
         return Range((least,), (least - 1,) if whole[1] == "int" else (least - 2, least + 1))

@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.models.cvae import Concatenated, ConditionalVAE
 from spec.cases import Bad, Case
+from spec.contract import Contract, Fresh
 from spec.laws import reseed
 
 
@@ -124,15 +125,7 @@ def _model(encoder: int = 6, decoder: int = 7, prior: int = 6, likelihood: str =
     )
 
 
-def _ask(name, *more, **arguments):
-    return lambda: getattr(perceptrons(), name)(*shades_and_conditions(), *more, **arguments)
-
-
 _BAD = {
-    "latent_dim 0": Bad(call=lambda: ConditionalVAE(nn.Linear(4, 6), nn.Linear(3, 4), 0), mentions=("latent_dim", "0")),
-    "an unknown likelihood": Bad(
-        call=lambda: ConditionalVAE(nn.Linear(4, 6), nn.Linear(3, 4), 3, "poisson"), mentions=("poisson",)
-    ),
     "a narrower encoder": Bad(
         call=lambda: _model(encoder=5)(*shades_and_conditions()), mentions=("encoder", "(2, 6)", "(2, 5)")
     ),
@@ -149,15 +142,6 @@ _BAD = {
     "a Gaussian decoder without variances": Bad(
         call=lambda: _model(likelihood="gaussian").elbo(*shades_and_conditions())
     ),
-    "an unknown reduction": Bad(call=_ask("elbo", reduction="batchmean"), mentions=("batchmean",)),
-    "a negative beta": Bad(call=_ask("elbo", beta=-1.0), mentions=("beta", "-1")),
-    "no draw for the bound": Bad(call=_ask("elbo", samples=0), mentions=("samples", "0")),
-    "no draw for the weighted bound": Bad(call=_ask("importance_bound", 0), mentions=("samples", "0")),
-    "no draw from the prior": Bad(call=_ask("monte_carlo_bound", 0), mentions=("samples", "0")),
-    "no sample": Bad(call=lambda: perceptrons().sample(_random(2, 4), 0), mentions=("samples", "0")),
-    "no draw for a prediction": Bad(call=lambda: perceptrons().predict(_random(2, 4), 0), mentions=("samples", "0")),
-    "alpha below 0": Bad(call=_ask("hybrid", -0.1), mentions=("alpha", "-0.1")),
-    "alpha above 1": Bad(call=_ask("hybrid", 1.5), mentions=("alpha", "1.5")),
     "fewer conditions than data": Bad(
         call=lambda: labels_by_number().encode(torch.rand(2, 7), torch.tensor([1])), mentions=("2", "(1,)")
     ),
@@ -235,5 +219,66 @@ CASES = [
         build=lambda: Concatenated(nn.Sequential(nn.Flatten(), nn.Linear(36, 2))),
         inputs=images_and_classes,
         bad=_BAD_CONCATENATED,
+    ),
+]
+
+
+def _bound_contract(name, call=None, **ranges):
+    """The arguments of a bound other than data and condition."""
+    return Contract(
+        item="cvae",
+        name=f"ConditionalVAE.{name}",
+        of=lambda **arguments: getattr(perceptrons(), name)(*shades_and_conditions(), **arguments),
+        calls=(call or {},),
+        ranges=ranges,
+    )
+
+
+def _prior_contract(name):
+    """The number of samples of what needs a condition alone."""
+    return Contract(
+        item="cvae",
+        name=f"ConditionalVAE.{name}",
+        of=lambda **arguments: getattr(perceptrons(), name)(_random(2, 4), **arguments),
+        ranges={"samples": "int >= 1 or None"},
+    )
+
+
+_SAMPLES, _REDUCTION = "int >= 1", "'mean', 'none'"
+
+CONTRACTS = [
+    Contract(
+        item="cvae",
+        name="ConditionalVAE",
+        of=ConditionalVAE,
+        calls=(
+            {
+                "encoder": Fresh(lambda: Concatenated(nn.Linear(11, 6))),
+                "decoder": Fresh(lambda: Concatenated(nn.Linear(7, 7))),
+                "latent_dim": 3,
+                "prior": Fresh(lambda: nn.Linear(4, 6)),
+            },
+        ),
+        ranges={"latent_dim": "int >= 1", "likelihood": "'bernoulli', 'gaussian'"},
+        attributes={
+            "encoder": "the network of q(z|x, y), as it was given; its state has that prefix",
+            "decoder": "the network of p(y|x, z), likewise",
+            "prior": "the network of p(z|x), likewise, or None",
+            "latent_dim": "the size of z",
+            "likelihood": "the distribution of the data, as it was given",
+        },
+    ),
+    _bound_contract("elbo", beta="[0, inf]", samples=_SAMPLES, reduction=_REDUCTION),
+    _bound_contract("importance_bound", {"samples": 2}, samples=_SAMPLES, reduction=_REDUCTION),
+    _bound_contract("monte_carlo_bound", {"samples": 2}, samples=_SAMPLES, reduction=_REDUCTION),
+    _bound_contract("hybrid", {"alpha": 0.5}, alpha="[0, 1]", samples=_SAMPLES, reduction=_REDUCTION),
+    _prior_contract("sample"),
+    _prior_contract("predict"),
+    Contract(
+        item="cvae",
+        name="Concatenated",
+        of=Concatenated,
+        calls=({"network": Fresh(lambda: nn.Linear(11, 6))},),
+        attributes={"network": "as it was given; its state has that prefix"},
     ),
 ]

@@ -1,7 +1,5 @@
 """Cases of Lion."""
 
-import torch
-
 from impl.optim.lion import Lion
 from spec.cases import OptimizerCase, without_counterpart
 from spec.contract import Contract, parameter

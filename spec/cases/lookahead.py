@@ -5,6 +5,7 @@ from torch import nn
 
 from impl.optim.lookahead import Lookahead
 from spec.cases import Bad, OptimizerCase, without_counterpart
+from spec.contract import Contract, Fresh
 
 CASES = []
 
@@ -33,8 +34,8 @@ def _parameter():
     return nn.Parameter(torch.ones(3))
 
 
-def _with(**settings):
-    return lambda: Lookahead(torch.optim.SGD([_parameter()]), **settings)
+def _sgd():
+    return torch.optim.SGD([_parameter()])
 
 
 def _group(**settings):
@@ -46,12 +47,8 @@ def _late_group():
 
 
 BAD = {
-    "k of zero": Bad(call=_with(k=0), mentions=("k >= 1", "0")),
-    "a broken k": Bad(call=_with(k=2.5), mentions=("integer", "2.5")),
-    "k is not a number": Bad(call=_with(k=float("nan")), mentions=("k", "nan")),
-    "negative alpha": Bad(call=_with(alpha=-0.25), mentions=("alpha", "-0.25")),
-    "alpha above 1": Bad(call=_with(alpha=1.5), mentions=("alpha", "1.5")),
-    "alpha is not a number": Bad(call=_with(alpha=float("nan")), mentions=("alpha", "nan")),
+    "a broken k": Bad(call=lambda: Lookahead(_sgd(), k=2.5), mentions=("integer", "2.5")),
+    "k is not a number": Bad(call=lambda: Lookahead(_sgd(), k=float("nan")), mentions=("k", "nan")),
     "a bad k in a group": Bad(call=_group(lookahead_k=-2), mentions=("k", "-2")),
     "a bad alpha in a group": Bad(call=_group(lookahead_alpha=-3.0), mentions=("alpha", "-3.0")),
     "a bad k in a late group": Bad(call=_late_group, mentions=("k", "-4")),
@@ -72,5 +69,17 @@ OPTIMIZER_CASES = [
         name="Lookahead over AdamW",
         build=over_adamw,
         exempt=EXEMPT | {"settings_belong_to_groups": "the law halves settings, and a k of 3 has no half"},
+    ),
+]
+
+CONTRACTS = [
+    Contract(
+        item="lookahead",
+        name="Lookahead",
+        of=Lookahead,
+        calls=({"base_optimizer": Fresh(_sgd)},),
+        ranges={"k": "int >= 1", "alpha": "[0, 1]"},
+        attributes={"base_optimizer": "the inner optimizer, as it was given"},
+        remembers="slow_params, of each parameter's shape and dtype; each group's steps since its cycle began",
     ),
 ]

@@ -1,7 +1,6 @@
 """Cases of Monte Carlo dropout, and networks with dropout of ours and of torch's."""
 
 import functools
-import math
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from impl.models.mc_dropout import (
     predictive_entropy,
 )
 from spec.cases import Bad, Case
+from spec.contract import Contract, Fresh
 
 DRAWS = "it samples masks in every mode: that is what it is for"
 STOCHASTIC = {"deterministic_in_eval": DRAWS, "draws_nothing_in_eval": DRAWS}
@@ -57,10 +57,6 @@ def _classes():
     return (_random(3, 4, 2, 5).softmax(-1),)
 
 
-def _built(**arguments):
-    return lambda: MCDropout(network(Dropout), **arguments)
-
-
 class _Pooled(nn.Module):
     """Gives one row for the whole batch."""
 
@@ -72,30 +68,9 @@ class _Pooled(nn.Module):
         return self.dropout(x).sum(0, keepdim=True)
 
 
-def _precision(*arguments):
-    return lambda: model_precision(*arguments)
-
-
 BAD = {
-    "a negative p": Bad(call=lambda: Dropout(-0.25), mentions=("p", "-0.25")),
-    "a p above 1": Bad(call=lambda: Dropout(1.5), mentions=("p", "1.5")),
-    "p is not a number": Bad(call=lambda: Dropout(float("nan")), mentions=("p", "nan")),
-    "no samples": Bad(call=_built(num_samples=0), mentions=("num_samples", "0")),
-    "a tau of zero": Bad(call=_built(tau=0.0), mentions=("tau", "0.0")),
-    "a tau that is not a number": Bad(call=_built(tau=math.nan), mentions=("tau", "nan")),
     "no dropout to enable": Bad(call=lambda: MCDropout(nn.Linear(5, 4)).predict(_random(3, 5)), mentions=("Linear",)),
     "an output of one row": Bad(call=lambda: MCDropout(_Pooled(), 7).predict(_random(3, 5)), mentions=("21", "1")),
-}
-BAD_PREDICTION = {
-    "no samples": Bad(call=lambda: mc_predict(network(Dropout), _random(3, 5), -2), mentions=("num_samples", "-2")),
-    "a negative tau": Bad(call=lambda: mc_predict(network(Dropout), _random(3, 5), 2, -0.5), mentions=("tau", "-0.5")),
-}
-BAD_PRECISION = {
-    "p of 1": Bad(call=_precision(1.0, 1.0, 10, 1e-3), mentions=("p", "1.0")),
-    "a negative p": Bad(call=_precision(-0.5, 1.0, 10, 1e-3), mentions=("p", "-0.5")),
-    "a length-scale of zero": Bad(call=_precision(0.5, 0.0, 10, 1e-3), mentions=("length_scale", "0.0")),
-    "no data": Bad(call=_precision(0.5, 1.0, 0, 1e-3), mentions=("num_data", "0")),
-    "no weight decay": Bad(call=_precision(0.5, 1.0, 10, -1.0), mentions=("weight_decay", "-1.0")),
 }
 
 CASES = [
@@ -118,7 +93,6 @@ CASES = [
         name="mc_predict",
         build=moments,
         inputs=lambda: (_random(2, 5),),
-        bad=BAD_PREDICTION | BAD_PRECISION,
         exempt=STOCHASTIC | {"compiles": MODES, "keeps_dtype": "which values a mask takes may depend on the dtype"},
         is_function=True,
     ),
@@ -143,4 +117,36 @@ CASES = [
             ("mutual_information", mutual_information),
         )
     ),
+]
+
+_PASSES = {"num_samples": "int >= 1", "tau": "(0, inf]"}
+
+CONTRACTS = [
+    Contract(
+        item="mc-dropout",
+        name="MCDropout",
+        of=MCDropout,
+        calls=({"model": Fresh(lambda: network(Dropout))},),
+        ranges=_PASSES,
+        attributes={
+            "model": "the network, as it was given; its state has that prefix",
+            "num_samples": "T of `predict`",
+            "tau": "the precision of `predict`",
+        },
+    ),
+    Contract(
+        item="mc-dropout",
+        name="mc_predict",
+        of=mc_predict,
+        calls=({"model": Fresh(lambda: network(Dropout)), "x": _random(3, 5)},),
+        ranges=_PASSES,
+    ),
+    Contract(
+        item="mc-dropout",
+        name="model_precision",
+        of=model_precision,
+        calls=({"p": 0.5, "length_scale": 1.0, "num_data": 10, "weight_decay": 1e-3},),
+        ranges={"p": "[0, 1)", "length_scale": "(0, inf]", "num_data": "int >= 1", "weight_decay": "(0, inf]"},
+    ),
+    Contract(item="mc-dropout", name="Dropout", of=Dropout, ranges={"p": "[0, 1]"}),
 ]

@@ -7,6 +7,7 @@ from torch import nn
 
 from impl.optim.sam import SAM
 from spec.cases import Bad, OptimizerCase, without_counterpart
+from spec.contract import Contract, parameter
 
 CASES = []
 
@@ -45,10 +46,6 @@ def _parameter():
     return nn.Parameter(torch.ones(3))
 
 
-def _with(**settings):
-    return lambda: SAM([_parameter()], torch.optim.SGD, **settings)
-
-
 def _late_group():
     SAM([_parameter()], torch.optim.SGD).add_param_group({"params": [_parameter()], "rho": -0.5})
 
@@ -61,11 +58,6 @@ def _sparse_step():
 
 
 BAD = {
-    "negative rho": Bad(call=_with(rho=-0.25), mentions=("rho", "-0.25")),
-    "rho is not a number": Bad(call=_with(rho=float("nan")), mentions=("rho", "nan")),
-    "a bad rho in a group": Bad(
-        call=lambda: SAM([{"params": [_parameter()], "rho": -2.0}], torch.optim.SGD), mentions=("rho", "-2.0")
-    ),
     "a bad rho in a late group": Bad(call=_late_group, mentions=("rho", "-0.5")),
     "an optimizer instead of its class": Bad(
         call=lambda: SAM([_parameter()], torch.optim.SGD([_parameter()])), mentions=("class", "SGD")
@@ -76,4 +68,16 @@ BAD = {
 OPTIMIZER_CASES = [
     OptimizerCase(item="sam", name="SAM over SGD with momentum", build=over_momentum, bad=BAD, exempt=EXEMPT),
     OptimizerCase(item="sam", name="SAM over AdamW, adaptive", build=over_adamw, exempt=EXEMPT),
+]
+
+CONTRACTS = [
+    Contract(
+        item="sam",
+        name="SAM",
+        of=SAM,
+        calls=({"params": [parameter()], "base_optimizer": torch.optim.SGD},),
+        ranges={"rho": "[0, inf]"},
+        attributes={"base_optimizer": "the optimizer that takes the step"},
+        remembers="between the two passes old_p, the weights w, of each parameter's shape and dtype",
+    ),
 ]
