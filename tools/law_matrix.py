@@ -11,13 +11,13 @@ from pathlib import Path
 from tools.checklist import StaleError, complete_result
 from tools.roadmap import ROADMAP, RoadmapError, load
 
-STATED = Path("spec/laws.toml")
+EXCUSES = Path("spec/laws.toml")
 # The laws of every module and of every optimizer run on the records of spec/cases: file → how to get the records.
 GENERIC = {
     "spec/properties/test_laws.py": ("spec.laws", "OF_MODULES", "all_cases"),
     "spec/properties/test_optimizer_laws.py": ("spec.optimizer_laws", "OF_OPTIMIZERS", "all_optimizer_cases"),
 }
-# Laws that an item states in its own words; a spec that calls one of these functions states it.
+# Laws that an item states in its own words: a spec with the mark `states(law)`, or that calls one of these functions.
 OWN = {
     "symmetry": ("an invariance or equivariance", {"laws.invariant", "laws.equivariant"}),
     "dependence": ("what an output depends on: causal, local, one by one", {"laws.causal", "laws.depends_only_on"}),
@@ -67,7 +67,7 @@ def main(items: list[str], root: Path | None = None) -> int:
     missing = {item: [law for law, e in row.items() if e.mark == MISSING] for item, row in matrix.items()}
     for item, laws in missing.items():
         if laws:
-            print(f"{item}: neither stated nor excused in {STATED}: {', '.join(laws)}")
+            print(f"{item}: neither stated by a spec nor excused in {EXCUSES}: {', '.join(laws)}")
     if not any(missing.values()):
         print(f"{len(matrix)} items: every law is specified, or excused with a reason")
     return int(any(missing.values()))
@@ -77,9 +77,9 @@ def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dic
     """Item → law → entry.
 
     Raises:
-        RoadmapError: spec/laws.toml names a law, an item or a spec that does not exist.
+        RoadmapError: spec/laws.toml excuses what is no law, or an item from a law that a spec of it states.
     """
-    stated = _read_stated(root, specs)
+    excuses = _read_excuses(root)
     generic = [_laws_and_records(root, *names) for file, names in GENERIC.items() if (root / file).is_file()]
     matrix = {}
     for item in items:
@@ -89,9 +89,9 @@ def law_matrix(items: list[str], specs: list[dict], root: Path) -> dict[str, dic
             if mine:
                 row |= {name: _generic(law, mine) for name, law in laws.items()}
         if not row:
-            row["laws of every module"] = _excused(stated, item, "laws of every module")
+            row["laws of every module"] = _excused(excuses, item, "laws of every module")
         own = [s for s in specs if item in s["items"] and s["file"] not in GENERIC]
-        row |= {law: _own(law, item, own, stated, root) for law in OWN}
+        row |= {law: _own(law, item, own, excuses, root) for law in OWN}
         contracted = {s["function"] for s in specs if item in s["items"] and s["function"] == COUNTERPART}
         if contracted and row["equivalence"].mark == MISSING:
             row["equivalence"] = Entry(SPECIFIED, COUNTERPART)
@@ -108,16 +108,18 @@ def _generic(law, records) -> Entry:
     return Entry(EXEMPT, next(c.exempt[law.exempted_as] for c in asked))
 
 
-def _own(law: str, item: str, specs: list[dict], stated: dict, root: Path) -> Entry:
-    named = stated.get((item, law), ([], ""))[0]
-    found = {s["function"] for s in specs if s["function"] in named or OWN[law][1] & _calls(root / s["file"], s)}
-    if found:
-        return Entry(SPECIFIED, ", ".join(sorted(found)))
-    return _excused(stated, item, law)
+def _own(law: str, item: str, specs: list[dict], excuses: dict, root: Path) -> Entry:
+    found = {s["function"] for s in specs if law in s["states"] or OWN[law][1] & _calls(root / s["file"], s)}
+    if not found:
+        return _excused(excuses, item, law)
+    stated = ", ".join(sorted(found))
+    if (item, law) in excuses:
+        raise RoadmapError(f"{EXCUSES}: {law} of {item}: expected no excuse for what a spec states, found {stated}")
+    return Entry(SPECIFIED, stated)
 
 
-def _excused(stated: dict, item: str, law: str) -> Entry:
-    why = stated.get((item, law), ([], ""))[1]
+def _excused(excuses: dict, item: str, law: str) -> Entry:
+    why = excuses.get((item, law), "")
     return Entry(EXEMPT, why) if why else Entry(MISSING, "")
 
 
@@ -153,22 +155,15 @@ def _laws_and_records(root: Path, module: str, registry: str, records: str) -> t
     return getattr(importlib.import_module(module), registry), getattr(importlib.import_module("spec.cases"), records)()
 
 
-def _read_stated(root: Path, specs: list[dict]) -> dict[tuple[str, str], tuple[list[str], str]]:
-    """(item, law) → (specs that state it, why it does not apply)."""
-    if not (root / STATED).is_file():
-        return {}
-    known = {item: {s["function"] for s in specs if item in s["items"]} for s in specs for item in s["items"]}
-    found = {}
-    for entry in tomllib.loads((root / STATED).read_text(encoding="utf-8")).get("law", []):
-        law, names, why = entry["law"], entry.get("specs", []), entry.get("why", "")
-        if law not in (*OWN, "laws of every module") or bool(names) == bool(why):
-            raise RoadmapError(f"{STATED}: expected one of {', '.join(OWN)} with `specs` or `why`, found {entry}")
-        for item in entry["items"]:
-            for name in {*names} - known.get(item, set()):
-                raise RoadmapError(f"{STATED}: {law} of {item}: expected a spec of it, found {name!r}")
-            before = found.get((item, law), ([], ""))
-            found[item, law] = (before[0] + names, before[1] or why)
-    return found
+def _read_excuses(root: Path) -> dict[tuple[str, str], str]:
+    """(item, law) → why the law does not apply."""
+    file = root / EXCUSES
+    known = (*OWN, "laws of every module")
+    entries = tomllib.loads(file.read_text(encoding="utf-8")).get("law", []) if file.is_file() else []
+    for entry in entries:
+        if entry.keys() != {"law", "items", "why"} or entry["law"] not in known or not entry["why"]:
+            raise RoadmapError(f"{EXCUSES}: expected law (one of {', '.join(known)}), items and why, found {entry}")
+    return {(item, entry["law"]): entry["why"] for entry in entries for item in entry["items"]}
 
 
 def _print_matrix(matrix) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import checklist, report, results, specfile, subject, trust
+from tools import checklist, law_matrix, report, results, specfile, subject, trust
 from tools.bugs import apply_bug, find_bug
 from tools.roadmap import ROADMAP, Roadmap, RoadmapError, load
 
@@ -101,6 +101,7 @@ def pytest_configure(config):
         "markers",
         "own_code: a rule for code that is written for these specs; peers, other people's code, are not asked",
     )
+    config.addinivalue_line("markers", f"states(laws): a law that a spec states: {', '.join(law_matrix.OWN)}")
     if not (config.rootpath / ROADMAP).is_file():
         # The plugin is installed with the project, and other test suites run in the same environment.
         option = config.option
@@ -252,7 +253,12 @@ def _describe(run: Run, test) -> dict:
         "claim": law.claim if law else claim,
         "source": law.source if law else specfile.source_of(doc),
         "problem": _problem(run, test, ids, claim, doc),
+        "states": _states(test),
     }
+
+
+def _states(test) -> list[str]:
+    return [law for mark in test.iter_markers("states") for law in mark.args]
 
 
 def _problem(run: Run, test, ids, claim, doc) -> str:
@@ -264,6 +270,9 @@ def _problem(run: Run, test, ids, claim, doc) -> str:
             run.roadmap.find(item_id)
         except RoadmapError as error:
             return str(error)
+    unknown = [law for law in _states(test) if law not in law_matrix.OWN]
+    if unknown:
+        return f"it states {unknown[0]!r}: expected one of {', '.join(law_matrix.OWN)}"
     if not claim:
         return "it has no docstring: expected the claim in one sentence, and its source"
     if "Source:" not in doc and "Convention:" not in doc:

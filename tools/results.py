@@ -35,6 +35,7 @@ class Spec:
     claim: str
     source: str
     problem: str = ""
+    states: list[str] = field(default_factory=list)  # laws, by the mark of that name
 
     def as_dict(self):
         return asdict(self)

@@ -112,6 +112,7 @@ def test_separable_convolutions_are_nearly_as_good_for_a_sixth_of_the_weights():
 
 
 @pytest.mark.item("depthwise-separable-conv")
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_full_kernel_is_out_of_reach_of_a_separable_layer(seed):
     """Fitted to random 3×3 kernels, a separable layer stops at the error of the best rank-1 fit of each channel.

@@ -42,6 +42,7 @@ def check_minimum(golden, function, prefix=""):
 
 
 @pytest.mark.item("leaky-relu")
+@pytest.mark.states("equivalence")
 def test_leaky_relu_agrees_with_torch_and_arithmetic():
     """LeakyReLU with a = 0.2 and its slope on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -89,6 +90,7 @@ def test_a_new_prelu_has_a_second_moment_of_17_32():
 
 
 @pytest.mark.item("elu")
+@pytest.mark.states("equivalence")
 def test_elu_agrees_with_torch_and_arithmetic():
     """ELU with α = 1.5, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -122,6 +124,7 @@ def test_elu_is_precise_near_zero_in_float32():
 
 
 @pytest.mark.item("gelu")
+@pytest.mark.states("equivalence")
 def test_gelu_agrees_with_torch_and_arithmetic():
     """GELU, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -134,6 +137,7 @@ def test_gelu_agrees_with_torch_and_arithmetic():
 
 
 @pytest.mark.item("gelu")
+@pytest.mark.states("equivalence")
 def test_gelu_tanh_agrees_with_torch_and_arithmetic():
     """The tanh approximation, its derivative and second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -180,6 +184,7 @@ def test_gelu_has_known_moments():
 
 
 @pytest.mark.item("silu")
+@pytest.mark.states("equivalence")
 def test_silu_agrees_with_torch_and_arithmetic():
     """SiLU, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -222,6 +227,7 @@ def test_silu_is_precise_in_its_left_tail_in_float32():
 
 
 @pytest.mark.item("silu")
+@pytest.mark.states("equivalence")
 def test_swish_agrees_with_torch_and_jax():
     """Swish with a trainable β = −0.75: value, derivative and ∂/∂β are those of torch's SiLU(βx)/β and of jax.
 
@@ -240,6 +246,7 @@ def test_swish_agrees_with_torch_and_jax():
 
 
 @pytest.mark.item("mish")
+@pytest.mark.states("equivalence")
 def test_mish_agrees_with_torch_and_arithmetic():
     """Mish, its derivative and its second derivative on [−8, 8] are torch's, and 30-digit arithmetic's.
 
@@ -284,6 +291,7 @@ def test_mish_is_precise_in_its_left_tail_in_float32():
 
 
 @pytest.mark.item("hard-sigmoid")
+@pytest.mark.states("equivalence")
 def test_hard_sigmoid_agrees_with_torch_and_jax():
     """Hardsigmoid and its derivative on [−8, 8] are torch's and jax's.
 
@@ -309,6 +317,7 @@ def test_hard_sigmoid_has_known_moments_and_distance():
 
 
 @pytest.mark.item("hard-swish")
+@pytest.mark.states("equivalence")
 def test_hard_swish_agrees_with_torch_and_jax():
     """Hardswish and its derivative on [−8, 8] are torch's and jax's.
 

@@ -62,6 +62,7 @@ def test_divergence_from_the_prior_is_its_integral():
     golden.check("kl", 2 * (free - half))
 
 
+@pytest.mark.states("equivalence")
 def test_objectives_of_a_non_linear_model_are_integrals():
     """L_CVAE, L_GSNN, log p(y|x) = log ∫ p(z|x) p(y|x, z) dz and E[y|x] of a model with one latent dimension.
 

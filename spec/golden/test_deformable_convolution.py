@@ -45,6 +45,7 @@ def test_an_image_moved_by_a_fraction():
     golden.check("y_moved", deform_conv2d(golden["x_moved"], offset, golden["weight_moved"], padding=(1, 2)))
 
 
+@pytest.mark.states("cost")
 @pytest.mark.parametrize(("layer", "expected"), [(DeformConv2d, 10_386), (ModulatedDeformConv2d, 15_579)])
 def test_size_of_the_offsets_head(layer, expected):
     """For 64 channels and 3×3 taps the offsets cost 18·(9·64 + 1) = 10,386 parameters, v2's 27·(9·64 + 1) = 15,579.

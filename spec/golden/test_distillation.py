@@ -31,6 +31,7 @@ def test_ten_classes():
     load("distillation").check("ten_classes", distillation_loss(torch.zeros_like(teacher), teacher))
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.8), (2.5, 0.3), (20.0, 0.9)])
 def test_losses_and_gradients_are_the_libraries(temperature, alpha):
     """Soft and mixed losses and their gradients are those of torch.nn.functional, scipy.special and optax.

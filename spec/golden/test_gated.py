@@ -38,6 +38,7 @@ def test_glu_values_and_gradients(dim, name):
 
 
 @pytest.mark.item("swiglu")
+@pytest.mark.states("equivalence")
 def test_swiglu_is_llamas_layer():
     """LLaMA's weights give LLaMA's output and gradients: (Swish(x W) ⊗ x V) W₂.
 
@@ -69,6 +70,7 @@ def test_swiglu_has_llamas_width_and_share():
 
 
 @pytest.mark.item("geglu")
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize(("approximate", "suffix"), [("none", ""), ("tanh", "_tanh")])
 def test_geglu_is_gemmas_layer(approximate, suffix):
     """Gemma's weights give Gemma's output and gradients: (GELU(x W) ⊗ x V) W₂, with the exact and with the tanh GELU.

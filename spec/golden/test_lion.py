@@ -10,6 +10,7 @@ from spec.optimizer_laws import drive
 pytestmark = pytest.mark.item("lion")
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize("steps", [1, 6])
 def test_parameters_and_state_after_scripted_gradients(steps):
     """After 1 and after 6 scripted gradients parameters and momentum are those of two other libraries.

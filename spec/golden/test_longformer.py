@@ -38,6 +38,7 @@ def ours(name):
 
 
 @pytest.mark.item("longformer")
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize("tag", ["local", "global"])
 def test_outputs_loss_and_gradients_are_transformers(tag):
     """With transformers' weights, logits, loss and every gradient are transformers', with and without global tokens.

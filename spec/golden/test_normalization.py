@@ -85,6 +85,7 @@ def test_layer_norm_agrees(tag, trailing):
 
 
 @pytest.mark.item("layer-norm")
+@pytest.mark.states("limiting case")
 def test_layer_norm_of_one_two_three_four():
     """LN([1, 2, 3, 4]) = [−3, −1, 1, 3]/√5 for ε = 0: centred values ∓3/2, ∓1/2 over σ = √5/2.
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.item("lottery-ticket")
 LAYERS = ("first", "second", "third")
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_three_rounds_agree_with_torch(scope):
     """Masks of three rounds at 30 %, each with other weights, are those of torch.nn.utils.prune and of NumPy.

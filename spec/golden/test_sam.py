@@ -10,6 +10,7 @@ from spec.golden import load
 pytestmark = pytest.mark.item("sam")
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_perturbations_and_state_under_scripted_losses(steps, adaptive):

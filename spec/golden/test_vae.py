@@ -23,6 +23,7 @@ def test_divergence_of_one_standard_deviation():
     laws.assert_close(gaussian_kl(mu, logvar, reduction="batchmean"), expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.states("equivalence")
 def test_divergences_equal_their_integrals():
     """D_KL(q ‖ p) = ∫ q log(q/p), against N(0, 1) and against other priors.
 
@@ -56,6 +57,7 @@ def one_latent_dimension(golden):
     return vae, nodes, torch.distributions.Normal(0.0, 1.0).log_prob(nodes).exp() * (nodes[1] - nodes[0])
 
 
+@pytest.mark.states("equivalence")
 def test_bound_and_evidence_of_a_non_linear_model():
     """L(x) = ∫ q(z|x) log p(x|z) dz − D_KL and log p(x) = log ∫ p(z) p(x|z) dz, as integrals over one latent dimension.
 
@@ -87,6 +89,7 @@ def test_estimates_reach_the_bound_and_the_evidence():
     laws.assert_close(evidence, golden["evidence"], rtol=0, atol=0.04, because="an estimate by 20 000 samples")
 
 
+@pytest.mark.states("limiting case")
 def test_linear_model_has_the_likelihood_of_probabilistic_pca():
     """With the optimal W, s² and the exact posterior each sample gives log p(x) of its digit; the mean is the maximum.
 

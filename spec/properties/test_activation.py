@@ -115,6 +115,7 @@ AT_THE_ENDS = each(
 )
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize(("build", "left", "left_slope", "right_slope"), AT_THE_ENDS)
 def test_far_from_zero_values_and_gradients_are_finite(build, left, left_slope, right_slope):
     """In float32 f(x) is x and f′ = 1 far to the right; to the left they reach their limits; ±10⁴ overflows nothing.
@@ -151,6 +152,7 @@ def test_far_from_zero_second_derivatives_vanish(build):
 
 
 @pytest.mark.item("leaky-relu")
+@pytest.mark.states("equivalence")
 @given(x=tensors(shapes()), a=floats(-2, 3))
 def test_leaky_relu_is_max_plus_scaled_min(x, a):
     """LeakyReLU(x) = max(0, x) + a·min(0, x) for every slope a, above 1 and below 0 as well.
@@ -186,6 +188,7 @@ def test_rectifiers_are_positively_homogeneous(build, x, scale, a):
     laws.equivariant(build(a).double(), x, lambda t: scale * t)
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize(
     "build",
     each(
@@ -253,6 +256,7 @@ def test_at_the_kink_the_left_slope_counts(build, left):
 
 
 @pytest.mark.item("leaky-relu")
+@pytest.mark.states("gradient routing")
 def test_leaky_relu_revives_a_dead_layer():
     """Where every preactivation is negative, ReLU gives the layer's weights exactly no gradient, LeakyReLU a share a.
 
@@ -295,6 +299,7 @@ def test_prelu_scales_negatives_by_their_channels_slope(shape):
 
 
 @pytest.mark.item("prelu")
+@pytest.mark.states("gradient routing")
 @pytest.mark.parametrize("shape", CHANNELS_IN_DIMENSION_ONE, ids=str)
 def test_prelu_slope_gradient_sums_over_batch_and_positions(shape):
     """∂L/∂a_c = Σ_{n,h,w} ∂L/∂f · min(0, y): a sum, not a mean, one value per channel.
@@ -323,6 +328,7 @@ def test_prelu_shared_slope_sums_over_all_channels():
 
 
 @pytest.mark.item("prelu")
+@pytest.mark.states("gradient routing")
 def test_prelu_input_gradient_is_one_or_the_slope():
     """∂f/∂y_i = 1 where y_i > 0, else a_i.
 
@@ -410,6 +416,7 @@ def test_elu_is_smooth_at_zero_only_for_alpha_one(alpha):
 
 
 @pytest.mark.item("elu")
+@pytest.mark.states("limiting case")
 def test_elu_saturates_at_minus_alpha():
     """f(x) → −α with vanishing derivative: exactly −α and a derivative of exactly 0 at x = −200, and never below −α.
 
@@ -433,6 +440,7 @@ def test_elu_keeps_the_digits_of_small_values():
 
 
 @pytest.mark.item("elu")
+@pytest.mark.states("limiting case")
 @given(x=tensors(shapes()))
 def test_elu_without_its_negative_part_is_relu(x):
     """α = 0 leaves ReLU.
@@ -498,6 +506,7 @@ def test_gates_dip_below_zero_once(build):
     assert (y[x > 0] > 0).all() and (y[(x < 0) & (x > -3)] < 0).all() and y[x == 0].abs().item() == 0
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize(
     ("build", "gap"),
     each(
@@ -662,6 +671,7 @@ def test_swish_runs_from_linear_to_relu():
 
 
 @pytest.mark.item("silu")
+@pytest.mark.states("gradient routing")
 @pytest.mark.parametrize("shape", [(7,), (2, 3, 5)], ids=str)
 def test_swish_learns_one_beta(shape):
     """Trainable, β is one parameter with ∂L/∂β = Σ ∂L/∂f·x²·σ(βx)·(1 − σ(βx)); fixed, there is none.
@@ -766,6 +776,7 @@ def test_hard_sigmoid_is_a_clipped_line(x):
 
 
 @pytest.mark.item("hard-sigmoid")
+@pytest.mark.states("limiting case")
 def test_hard_sigmoid_is_exactly_zero_and_one_outside():
     """h(x) = 0 for x ≤ −3 and h(x) = 1 for x ≥ 3, bit for bit and at the ends too; inside it is neither.
 

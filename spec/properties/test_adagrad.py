@@ -59,6 +59,7 @@ def test_it_follows_the_papers_algorithm(gradients, lr, lr_decay, weight_decay, 
 # ---------------------------------------------------------------------------------------------- the step's length
 
 
+@pytest.mark.states("limiting case")
 def test_a_constant_gradient_moves_by_a_harmonic_sum():
     """Under a constant g: θ_T = θ_0 − η sign(g) Σ_{t≤T} 1/√t whatever |g|; η = 0.1, T = 100: 1.8589603824784149.
 
@@ -70,6 +71,7 @@ def test_a_constant_gradient_moves_by_a_harmonic_sum():
     laws.assert_close(path[0, 0] - path[-1, 0], 1.8589603824784149)
 
 
+@pytest.mark.states("symmetry")
 @given(scale=st.lists(floats(0.01, 100), min_size=3, max_size=3), seed=seeds())
 def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     """g → c·g, with a c > 0 for each coordinate, leaves the trajectory unchanged at δ = 0.
@@ -81,6 +83,7 @@ def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     laws.assert_close(trajectory(scaled, lr=0.1, eps=0.0)[0], trajectory(gradients, lr=0.1, eps=0.0)[0])
 
 
+@pytest.mark.states("limiting case")
 @given(gradient=st.lists(floats(-5, 5, away_from_zero=1e-4), min_size=3, max_size=3), late=st.sampled_from([0, 1, 7]))
 def test_the_first_gradient_moves_by_the_learning_rate(gradient, late):
     """The first gradient of a coordinate, however late and small, moves it by η: Δ = −η sign(g) at δ = 0.
@@ -92,6 +95,7 @@ def test_the_first_gradient_moves_by_the_learning_rate(gradient, late):
     laws.assert_close(path[-1] - path[0], -0.1 * torch.tensor(gradient, dtype=torch.float64).sign())
 
 
+@pytest.mark.states("dependence")
 @given(gradients=gradient_sequences(), pauses=st.lists(st.integers(0, 3), min_size=6, max_size=6))
 def test_nothing_is_forgotten_in_a_pause(gradients, pauses):
     """Zero gradients in between change nothing: the parameter goes through the same points in the same order.
@@ -104,6 +108,7 @@ def test_nothing_is_forgotten_in_a_pause(gradients, pauses):
     laws.assert_close(trajectory(with_pauses, **settings)[0][-1], trajectory(gradients, **settings)[0][-1])
 
 
+@pytest.mark.states("symmetry")
 @given(gradients=gradient_sequences(), order=permutations(5))
 def test_the_order_of_the_past_is_no_information(gradients, order):
     """The last step is the same for every order of the gradients before it.
@@ -148,6 +153,7 @@ def test_a_sum_that_begins_above_zero_shortens_the_first_steps():
     laws.assert_close(path.diff(dim=0), torch.stack([0.1 / 2 * signs, 0.1 / math.sqrt(5) * signs]))
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.project_convention
 def test_a_group_has_an_initial_sum_of_its_own():
     """s_0 = 3 in one group and 8 in the other: the first steps are η g/√(3 + g²) and η g/√(8 + g²), at δ = 0.
@@ -236,6 +242,7 @@ def test_the_regret_is_bounded(gradients):
     assert regret <= bound + 1e-12, f"expected a regret of at most {bound:.4f}, found {regret:.4f}"
 
 
+@pytest.mark.states("equivalence")
 def test_on_axes_it_is_the_full_matrix_method():
     """Gradients along one axis at a time: the diagonal method is the full one, θ −= η G_t^{−1/2} g_t, G_t = Σ g gᵀ.
 
@@ -257,6 +264,7 @@ def test_on_axes_it_is_the_full_matrix_method():
 # ---------------------------------------------------------------------------------------------- the state
 
 
+@pytest.mark.states("cost")
 @given(gradients=gradient_sequences())
 def test_the_state_is_the_sum_of_squares(gradients):
     """The state is sum = s_0 + Σ g², one element for each parameter, and next to it a count at most.

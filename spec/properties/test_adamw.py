@@ -43,6 +43,7 @@ def algorithm_2(gradients, start, lr, betas, eps, weight_decay, schedule=None, a
 # ---------------------------------------------------------------------------------------------- the algorithm
 
 
+@pytest.mark.states("equivalence")
 @given(
     gradients=gradient_sequences(),
     lr=floats(1e-3, 0.5),
@@ -79,6 +80,7 @@ def test_without_gradients_the_decay_is_geometric():
     laws.assert_close(path[-1, 0], 1.9800897604194965)
 
 
+@pytest.mark.states("dependence")
 @given(gradients=gradient_sequences(), other=st.lists(floats(-3, 3), min_size=3, max_size=3))
 def test_the_initial_point_is_forgotten_at_the_rate_of_the_decay(gradients, other):
     """The difference of two runs under the same gradients shrinks by (1 − lr·λ) a step, whatever the gradients are.
@@ -92,6 +94,7 @@ def test_the_initial_point_is_forgotten_at_the_rate_of_the_decay(gradients, othe
     laws.assert_close(one - two, rate * (one[0] - two[0]))
 
 
+@pytest.mark.states("symmetry")
 @given(scale=st.lists(floats(0.01, 100), min_size=3, max_size=3), seed=seeds())
 def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     """g → c·g, with a c > 0 for each coordinate, leaves the trajectory unchanged at ε = 0, weight decay included.
@@ -104,6 +107,7 @@ def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     laws.assert_close(trajectory(scaled, **settings)[0], trajectory(gradients, **settings)[0])
 
 
+@pytest.mark.states("limiting case", "equivalence")
 @given(gradients=gradient_sequences())
 def test_without_decay_it_is_adam(gradients):
     """At λ = 0 AdamW is Adam: the same trajectory as torch.optim.Adam.
@@ -181,6 +185,7 @@ def test_it_follows_the_papers_schedule(gradients, schedule):
 # ---------------------------------------------------------------------------------------------- the adaptive step
 
 
+@pytest.mark.states("limiting case")
 @given(gradient=st.lists(floats(-5, 5, away_from_zero=1e-4), min_size=3, max_size=3))
 def test_the_first_step_has_the_size_of_the_learning_rate(gradient):
     """Δ_1 = −lr·sign(g) − lr·λ·θ_0 at ε = 0, for every β: both bias corrections are exact from the start.
@@ -252,6 +257,7 @@ def test_the_state_is_the_moments(gradients):
     laws.assert_close(state["exp_avg_sq"], (0.05 * 0.95**age * gradients**2).sum(0))
 
 
+@pytest.mark.states("cost")
 @pytest.mark.parametrize(("amsgrad", "tensors"), [(False, 2), (True, 3)])
 def test_the_state_is_two_tensors_a_parameter(amsgrad, tensors):
     """The state holds two elements for each parameter, three with AMSGrad, and next to them counts at most.

@@ -538,6 +538,7 @@ def test_causal_self_attention_sees_no_future():
     laws.depends_only_on(lambda x: module(x[None])[0], normal(4, 6), step[:, None] >= step)
 
 
+@pytest.mark.states("limiting case")
 @SELF
 def test_the_first_token_attends_to_itself_alone():
     """Causal output 0 is W^O W^V x_0 + b, whatever the queries and keys: the diagonal is allowed.
@@ -593,6 +594,7 @@ def _thirds(module):
     return zip(module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3))
 
 
+@pytest.mark.states("limiting case")
 @SELF
 def test_padding_everywhere_leaves_the_bias():
     """Where no token may be attended to the heads are 0: the output is W^O's bias, and nothing is NaN.
@@ -627,6 +629,7 @@ def test_weights_on_request_are_those_that_were_used(causal):
     laws.assert_close(module.train()(x, need_weights=True)[1], by_hand, what="weights in training, before dropout")
 
 
+@pytest.mark.states("gradient routing")
 @SELF
 def test_weights_on_request_carry_gradient():
     """A loss on the weights, with or without one on the output, trains queries and keys as the formula does.
@@ -786,6 +789,7 @@ def test_projections_start_as_in_torch():
         laws.assert_same(bias.detach(), torch.zeros_like(bias))
 
 
+@pytest.mark.states("gradient routing")
 @SELF
 def test_the_bias_of_the_keys_does_nothing():
     """A bias of the keys adds q·b to all scores of a query: the output does not change and its gradient is 0.
@@ -885,6 +889,7 @@ def test_a_width_that_is_not_given_is_that_of_the_queries(widths):
     laws.assert_close(module(query, key, value), cross_attention_by_hand(module, query, key, value, 3, 4))
 
 
+@pytest.mark.states("symmetry")
 @CROSS
 @given(order=permutations(6), queries=permutations(4), seed=seeds())
 def test_the_context_is_a_set_and_queries_keep_their_order(order, queries, seed):
@@ -898,6 +903,7 @@ def test_the_context_is_a_set_and_queries_keep_their_order(order, queries, seed)
     laws.assert_close(moved, module(query, key, value, key_mask=mask)[:, queries])
 
 
+@pytest.mark.states("symmetry")
 @CROSS
 @given(seed=seeds(), times=sizes(2, 3))
 def test_repeating_the_context_changes_nothing(seed, times):
@@ -911,6 +917,7 @@ def test_repeating_the_context_changes_nothing(seed, times):
     laws.assert_close(module(query, *twice), module(query, key, value), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.states("limiting case")
 @CROSS
 def test_every_query_gets_the_same_from_a_context_of_one_token():
     """With one token of context every weight is 1: output = W^O W^V c + b, whatever the query.
@@ -979,6 +986,7 @@ def test_cross_masks_reach_the_heads_and_tokens_they_are_of(shape, kind):
     laws.assert_close(module(query, key, value, mask, keys), expected)
 
 
+@pytest.mark.states("limiting case")
 @CROSS
 def test_no_context_at_all_leaves_the_bias():
     """A sample whose whole context is masked gets W^O's bias, no NaN, and its context no gradient.

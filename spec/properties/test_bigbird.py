@@ -234,6 +234,7 @@ def test_second_derivatives():
     laws.gradient_correct(module, normal(1, 4, 2), second_order=True)
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("options", [{"number_of_global": 8}, {"window": 15, "number_of_global": 0}, {"random": 5}])
 def test_at_its_limits_it_is_full_attention(options):
     """If all blocks are global, in the window, or random, every token attends to every token.
@@ -260,6 +261,7 @@ def test_two_layers_with_a_global_block_connect_every_pair():
         laws.depends_only_on(lambda x, stack=stack: stack(x[None])[0], x[0], pairs)
 
 
+@pytest.mark.states("symmetry")
 def test_padding_is_no_information():
     """Tokens that `key_mask` hides change no other token, even in global and random blocks.
 
@@ -347,6 +349,7 @@ def text(*shape, seed=0):
     return 3 + torch.randint(4, shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.states("symmetry")
 def test_padding_to_a_longer_text_changes_nothing():
     """Padding after a text, within its last block, does not change its logits.
 
@@ -385,6 +388,7 @@ def test_the_longest_text_is_accepted():
     laws.assert_differs(net(tokens)[:, 10], before[:, 10], by=1e-3)
 
 
+@pytest.mark.states("limiting case")
 def test_without_branches_the_embeddings_pass_all_norms():
     """With output projections of zero a layer is LN(LN(x)): post-norm, two norms a layer, after the embeddings' own.
 
@@ -403,6 +407,7 @@ def test_without_branches_the_embeddings_pass_all_norms():
     laws.assert_close(net.encode(tokens), x)
 
 
+@pytest.mark.states("gradient routing")
 def test_logits_share_the_words_table():
     """The logits are E LN(GELU(W x + b)) + c with E the table of words, whose gradient is the sum of both uses.
 

@@ -127,6 +127,7 @@ def test_convolution_moves_with_the_image(seed, down, right, dilation):
     laws.equivariant(module, normal(2, 2, 7, 6, seed=seed), lambda t: t.roll((down, right), dims=(2, 3)))
 
 
+@pytest.mark.states("limiting case")
 @dilated
 def test_the_response_to_an_impulse_is_the_kernel_mirrored():
     """conv(δ_q)[p] = w[(q − p)/l]: the response to one pixel is the kernel turned by 180°, its taps l apart.
@@ -452,6 +453,7 @@ def test_context_module_sees_67_by_67():
     assert found == expected, f"expected {expected}, found {found}"
 
 
+@pytest.mark.states("limiting case")
 @dilated
 @pytest.mark.parametrize("channels", [1, 3])
 def test_context_module_is_initialised_as_the_identity(channels):
@@ -495,6 +497,7 @@ def test_context_module_learns_in_every_layer_from_its_initialisation():
 # ---------------------------------------------------------------------------------------------- depthwise separable
 
 
+@pytest.mark.states("equivalence")
 @separable
 @given(seed=seeds(), kernel=pairs, stride=pairs, padding=margins, dilation=pairs, multiplier=st.integers(1, 3))
 def test_separable_convolution_is_a_full_one_of_factored_kernels(seed, kernel, stride, padding, dilation, multiplier):

@@ -229,6 +229,7 @@ def test_a_generator_makes_every_sample_repeatable(name):
     assert torch.equal(torch.get_rng_state(), before), "expected the global generator untouched, found that it moved"
 
 
+@pytest.mark.states("limiting case")
 def test_hybrid_weighs_the_two_objectives():
     """L_hybrid = α L_CVAE + (1 − α) L_GSNN: with a decoder blind to z, log p − α D_KL; one sample by default.
 
@@ -272,6 +273,7 @@ def test_hybrid_has_the_mean_of_its_parts():
 # ---------------------------------------------------------------------------------------------- limits, equivalences
 
 
+@pytest.mark.states("limiting case")
 def test_exact_posterior_makes_every_sample_tell_log_p():
     """With q(z|x, y) = p(z|x, y) each weight p(y|x, z) p(z|x) / q(z|x, y) equals p(y|x): no variance at all.
 
@@ -324,6 +326,7 @@ def test_weights_average_to_the_conditional_likelihood(name):
     within((found.view(n, 3) - exact["evidence"]).exp(), torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds())
 def test_gsnn_is_the_bound_with_the_prior_for_recognition(seed):
     """With q(z|x, y) = p(z|x) nothing is charged: L_CVAE = L_GSNN, and both likelihood estimates are one.
@@ -349,6 +352,7 @@ def test_gsnn_is_the_bound_with_the_prior_for_recognition(seed):
     laws.assert_close(one, other)
 
 
+@pytest.mark.states("limiting case")
 def test_equal_networks_pay_and_learn_nothing():
     """Where q(z|x, y) = p(z|x), D_KL = 0 and so is its gradient to both networks; elsewhere neither is.
 
@@ -391,6 +395,7 @@ def test_divergence_is_charged_in_one_direction():
         laws.assert_close(without - with_cost, torch.tensor(expected, dtype=torch.float64))
 
 
+@pytest.mark.states("symmetry")
 @given(order=permutations(4), seed=seeds())
 def test_names_of_classes_carry_no_meaning(order, seed):
     """Renaming labels together with their columns in encoder, decoder and prior leaves the bound unchanged.
@@ -407,6 +412,7 @@ def test_names_of_classes_carry_no_meaning(order, seed):
     laws.assert_close(cvae.elbo(data, codes[:, order], generator=seeded(seed)), before)
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds())
 def test_a_constant_condition_is_a_plain_vae(seed):
     """With one condition for all, its columns are biases: the bound is −D_KL + log p with these folded in.
@@ -436,6 +442,7 @@ def test_a_constant_condition_is_a_plain_vae(seed):
 # ---------------------------------------------------------------------------------------------- the condition
 
 
+@pytest.mark.states("dependence")
 def test_every_network_reads_the_condition():
     """μ and log σ² of q depend on data and condition, those of the prior on the condition, the output on z and it.
 
@@ -479,6 +486,7 @@ def test_without_a_prior_network_the_prior_is_standard():
     within(z, torch.zeros(3, dtype=torch.float64))
 
 
+@pytest.mark.states("dependence")
 def test_predictions_never_ask_for_the_data():
     """`sample`, `predict`, `monte_carlo_bound` and `gsnn` sample from the prior network; recognition is not called.
 

@@ -97,6 +97,7 @@ def test_every_tap_reads_where_its_offset_says(
     )
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds(), kernel=pairs, stride=pairs, padding=margins, dilation=pairs, groups=st.sampled_from([1, 2]))
 def test_zero_offsets_give_the_ordinary_convolution(seed, kernel, stride, padding, dilation, groups):
     """With Δp = 0, and Δm = 1 or none, it is the convolution, border included.
@@ -111,6 +112,7 @@ def test_zero_offsets_give_the_ordinary_convolution(seed, kernel, stride, paddin
     laws.assert_close(deform_conv2d(x, offset, weight, None, stride, padding, dilation, mask), expected)
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds(), step=pairs)
 def test_whole_offsets_dilate_the_kernel(seed, step):
     """Offsets (i − 1)·(l − 1) of tap row i, and likewise of columns, give the convolution of dilation l, padding l.
@@ -125,6 +127,7 @@ def test_whole_offsets_dilate_the_kernel(seed, step):
     laws.assert_close(deform_conv2d(x, offset.flatten(1, 2), weight, padding=1), expected)
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), down=st.integers(-3, 3), right=st.integers(-3, 3))
 def test_equal_whole_offsets_shift_the_image(seed, down, right):
     """Offsets (dy, dx) the same for all taps read the image moved by (−dy, −dx); exchanged ones read another.
@@ -186,6 +189,7 @@ def test_the_mask_weighs_each_tap(seed, a, tap):
     laws.assert_close(deform_conv2d(x, offset, weight, mask=off), deform_conv2d(x, offset, without, mask=mask))
 
 
+@pytest.mark.states("symmetry")
 def test_groups_of_offsets_move_their_own_channels():
     """With two groups of offsets, the first half of the offsets and masks moves the first half of the channels only.
 
@@ -275,6 +279,7 @@ def test_offsets_come_from_a_convolution_of_the_same_input(layer, seed):
     laws.assert_close(module(x), expected)
 
 
+@pytest.mark.states("cost")
 @pytest.mark.parametrize(("layer", "per_tap"), [(DeformConv2d, 2), (ModulatedDeformConv2d, 3)])
 def test_parameters_of_the_offsets(layer, per_tap):
     """The offsets' convolution has 2K·offset_groups output channels, v2's 3K, K = k² taps, and is initialised to zero.

@@ -63,6 +63,7 @@ def test_gradient_is_the_difference_of_the_probabilities(student, teacher, tempe
     laws.assert_close(gradient_of(student, teacher, temperature=temperature), temperature * (q - p) / len(student))
 
 
+@pytest.mark.states("equivalence")
 @given(student=varied(SHAPE), teacher=varied(SHAPE), temperature=TEMPERATURES)
 def test_cross_entropy_has_the_same_gradient(student, teacher, temperature):
     """T² KL and the paper's cross-entropy with soft targets, −T² Σ p log q, differ by a constant of the student.
@@ -117,6 +118,7 @@ def test_classes_have_no_order(student, teacher, order):
 # ---------------------------------------------------------------------------------------------- limits of T
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize(("temperature", "within"), [(10.0, 0.3), (100.0, 0.03), (1000.0, 0.003)])
 def test_hot_distillation_matches_logits(temperature, within):
     """For T → ∞ and logits of zero mean, ∂L/∂z_i → (z_i − v_i) / N a sample, with an error of O(1/T).
@@ -142,6 +144,7 @@ def test_hot_loss_is_half_the_squared_distance_of_the_logits():
     laws.assert_close(found, expected, rtol=2e-3, atol=0, because="an error of O(1/T), about 3 spreads of logits / T")
 
 
+@pytest.mark.states("limiting case")
 def test_cold_distillation_asks_for_the_teachers_class():
     """For T → 0 the teacher is one class: T·KL → max_i z_i − z_k, where k is the teacher's choice.
 
@@ -195,6 +198,7 @@ def test_true_classes_mix_in_at_temperature_one(student, teacher, alpha, tempera
     laws.assert_close(found, alpha * soft(student, teacher, temperature).mean() + (1 - alpha) * hard)
 
 
+@pytest.mark.states("limiting case")
 @given(student=varied(SHAPE), teacher=varied(SHAPE), temperature=TEMPERATURES)
 def test_the_ends_of_alpha(student, teacher, temperature):
     """α = 0 is cross-entropy with the true classes, whoever teaches; α = 1 is the soft term, whatever the classes are.

@@ -38,6 +38,7 @@ def test_token_ids_of_any_shape_are_looked_up():
     laws.assert_same(module(ids.int()), module(ids))
 
 
+@pytest.mark.states("gradient routing")
 def test_the_padding_vector_is_zero_and_stays_so():
     """The row of padding_idx is initialised to 0 and gets no gradient, other rows do; without it no row is special.
 

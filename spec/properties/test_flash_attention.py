@@ -248,6 +248,7 @@ def test_tiles_that_are_masked_whole_change_nothing(dtype, visible):
 # ---------------------------------------------------------------------------------------------- stable
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sign", [1, -1])
@@ -302,6 +303,7 @@ def test_scores_of_half_precision_are_not_rounded():
     laws.assert_close(lse, torch.tensor([128 + math.log(1 + math.e)]))
 
 
+@pytest.mark.states("limiting case")
 def test_no_keys_at_all_give_zero():
     """For s = 0 the sums are empty: O = 0, L = −∞; for t = 0 there is no output.
 
@@ -325,6 +327,7 @@ def merge(first, second):
     return (l1 - level).exp()[..., None] * o1 + (l2 - level).exp()[..., None] * o2, lse
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), cuts=st.lists(st.integers(0, 13), min_size=1, max_size=4).map(sorted))
 def test_parts_of_the_keys_merge_in_any_order(seed, cuts):
     """(O, L) of disjoint sets of keys merge to those of their union, associatively, commutatively; (0, −∞) is neutral.
@@ -346,6 +349,7 @@ def test_parts_of_the_keys_merge_in_any_order(seed, cuts):
         laws.assert_close(found[1], wanted[1], what="log-sum-exp")
 
 
+@pytest.mark.states("gradient routing")
 def test_the_log_sum_exp_alone_has_its_gradient():
     """∂L/∂Q = τ P K and ∂L/∂K = τ Pᵀ: a loss on L alone, z-loss say, trains queries and keys, and no values.
 

@@ -32,6 +32,7 @@ def test_the_second_half_gates_the_first(value, gate):
 
 
 @pytest.mark.item("glu")
+@pytest.mark.states("symmetry")
 @given(x=varied(shapes(dims=(2, 4), side=(1, 3)).map(lambda s: tuple(2 * n for n in s))), data=st.data())
 def test_any_dimension_may_be_halved(x, data):
     """GLU(dim) is GLU over the last dimension after moving `dim` there; negative dims count from the end; default −1.
@@ -50,6 +51,7 @@ def half(x, dim):
 
 
 @pytest.mark.item("glu")
+@pytest.mark.states("limiting case")
 @given(value=tensors(shape=(2, 3)))
 def test_an_open_gate_passes_and_a_closed_one_stops(value):
     """σ(−∞) = 0 stops the value, σ(0) = 1/2 halves it, σ(∞) = 1 passes it unchanged.
@@ -61,6 +63,7 @@ def test_an_open_gate_passes_and_a_closed_one_stops(value):
 
 
 @pytest.mark.item("glu")
+@pytest.mark.states("symmetry")
 @given(value=varied((2, 3)), gate=varied((2, 3)))
 def test_opposite_gates_share_the_value(value, gate):
     """GLU([a, b]) + GLU([a, −b]) = a, for σ(b) + σ(−b) = 1.
@@ -86,6 +89,7 @@ def test_the_value_passes_linearly(a, b, gate, scale):
 
 
 @pytest.mark.item("glu")
+@pytest.mark.states("gradient routing")
 @given(x=varied((2, 6)), cotangent=varied((2, 3)))
 def test_its_gradient_has_an_unscaled_path(x, cotangent):
     """∇[a ⊗ σ(b)] = ∇a ⊗ σ(b) + a ⊗ σ'(b) ∇b: the value's gradient is scaled by the gate alone.
@@ -110,6 +114,7 @@ def test_each_output_depends_on_its_value_and_its_gate():
 
 
 @pytest.mark.item("glu")
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_saturated_gates_are_exact_and_finite(dtype):
     """At gates of ±1000 output and gradient are finite: exactly the value or exactly zero, and no gate gradient.
@@ -193,6 +198,7 @@ def formula(module, gate, x):
     return linear("down_proj", gate(linear("gate_proj", x)) * linear("up_proj", x))
 
 
+@pytest.mark.states("equivalence")
 @of_both
 @given(seed=seeds(), batch=sizes(1, 3), d_in=sizes(1, 5), hidden=sizes(1, 6), d_out=sizes(1, 4), bias=st.booleans())
 def test_the_feed_forward_layer_is_the_papers(layer, gate, seed, batch, d_in, hidden, d_out, bias):
@@ -230,6 +236,7 @@ def test_a_single_unit_is_a_scalar_function(layer, gate):
     laws.assert_close(found.flatten(), torch.tensor(expected[layer.__name__], dtype=torch.float64))
 
 
+@pytest.mark.states("limiting case")
 @of_both
 @given(x=varied((2, 4)))
 def test_a_gate_of_zero_closes(layer, gate, x):
@@ -276,6 +283,7 @@ def test_gate_and_value_are_different_branches(layer, gate, x):
     laws.assert_differs(module(x).detach(), before, by=1e-3)
 
 
+@pytest.mark.states("limiting case")
 @of_both
 def test_far_out_it_is_a_rectified_bilinear_form(layer, gate):
     """FFN(c x)/c² → (relu(x W) ⊗ x V) W₂ as c → ∞: Swish and GELU approach ReLU, and two branches make degree 2.
@@ -307,6 +315,7 @@ def test_hidden_units_have_no_order_and_values_no_scale(layer, gate, order, scal
     laws.assert_differs(call(gate_proj=gate_w * 7, down_proj=down / 7), before, by=1e-3)
 
 
+@pytest.mark.states("dependence")
 @of_both
 @given(x=varied((2, 3, 4)), order=st.permutations(range(3)))
 def test_tokens_are_treated_one_by_one(layer, gate, x, order):
@@ -320,6 +329,7 @@ def test_tokens_are_treated_one_by_one(layer, gate, x, order):
     laws.assert_close(module(x[None])[0], module(x).detach())
 
 
+@pytest.mark.states("gradient routing")
 @of_both
 @given(x=varied((2, 4)), cotangent=varied((2, 3)))
 def test_the_values_gradient_is_scaled_by_the_gate_alone(layer, gate, x, cotangent):

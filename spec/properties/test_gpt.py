@@ -89,6 +89,7 @@ def test_it_is_gpt2_equation_by_equation():
     laws.assert_close(built(tokens), by_hand(state, tokens))
 
 
+@pytest.mark.states("dependence")
 def test_logits_depend_on_the_past_alone():
     """Changing token t leaves the logits before t unchanged and changes those from t on.
 
@@ -164,6 +165,7 @@ def test_without_bias_only_matrices_and_scales_are_left():
 # -------------------------------------------------------------------------------------------------- one table
 
 
+@pytest.mark.states("gradient routing")
 def test_one_table_is_input_and_output():
     """The gradient of E is the sum of both uses, as the table of tokens and as the output matrix.
 
@@ -239,6 +241,7 @@ def test_weights_are_initialised_as_gpt2s():
         assert abs(p.mean().item()) < 0.05 * expected, f"{name}: expected mean 0, found {p.mean():.1e}"
 
 
+@pytest.mark.states("limiting case")
 def test_the_first_loss_is_that_of_a_guess():
     """Before training the loss is ln V: 5.30 for 200 tokens, within 0.1.
 
@@ -306,6 +309,7 @@ def test_a_text_may_be_one_token_longer_than_the_model():
     laws.rejects(lambda: built(text(2, BLOCK + 1)))
 
 
+@pytest.mark.states("gradient routing")
 def test_padding_counts_nowhere():
     """The loss of padded texts is the mean over their tokens that have a token before them, whatever the padding is.
 
@@ -429,6 +433,7 @@ def test_temperature_comes_before_the_filters_and_top_k_before_the_nucleus():
     laws.assert_close(found, torch.tensor([1.0, 0, 0]).double())
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds())
 def test_all_roads_lead_to_the_most_probable_token(seed):
     """T = 0, T → 0, top_k = 1 and top_p = 0 choose the largest logit; top_k = V and top_p = 1 change nothing.

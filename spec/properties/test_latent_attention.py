@@ -221,6 +221,7 @@ def test_padding_on_the_left_works_with_a_cache():
             laws.assert_close(found[sample, 7 - n :], alone, what=f"sample {sample}")
 
 
+@pytest.mark.states("limiting case")
 def test_padding_alone_gives_zero():
     """A token that may attend to nothing gets 0, no NaN, and no gradient flows through its row.
 
@@ -249,6 +250,7 @@ def test_an_output_sees_tokens_up_to_its_own():
         laws.causal(lambda x, a=absorbed: module(x, absorbed=a), normal(2, 5, 11))
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("absorbed", [False, True])
 def test_the_first_token_attends_to_itself_alone(absorbed):
     """u_0 = W^O [W^UV_i c^KV_0], whatever queries and keys are: a token may attend to itself.
@@ -261,6 +263,7 @@ def test_the_first_token_attends_to_itself_alone(absorbed):
     laws.assert_close(module(x, absorbed=absorbed)[:, 0], value.flatten(1) @ module.o_proj.weight.T)
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), shift=st.integers(1, 50))
 def test_positions_are_relative(seed, shift):
     """After any number of hidden tokens the output is the same: scores depend on t − j alone.
@@ -289,6 +292,7 @@ def test_only_the_rotated_key_depends_on_the_order(seed):
 # ---------------------------------------------------------------------------------------------- heads and latents
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), order=st.permutations(range(3)))
 def test_heads_may_be_permuted_and_share_one_rotated_key(seed, order):
     """Permuting the heads' blocks of W^UQ, W^QR, W^UK, W^UV and W^O changes nothing: k^R belongs to no head.

@@ -113,6 +113,7 @@ def test_sums_are_attention_with_all_the_weights(t, is_causal):
     )
 
 
+@pytest.mark.states("second derivative")
 @CAUSAL
 def test_second_derivatives_of_sums_are_right(is_causal):
     """The gradient of the gradient is that of attention with all the weights, across blocks too.
@@ -163,6 +164,7 @@ def test_log_weights_scale_keys(seed, t, length, is_causal):
     laws.assert_close(found, by_hand(query, key, value, hidden, is_causal), what="with keys left out")
 
 
+@pytest.mark.states("limiting case")
 @CAUSAL
 def test_a_query_that_attends_to_nothing_gets_zero(is_causal):
     """Where all keys are left out the output is 0, and all gradients are finite.
@@ -204,6 +206,7 @@ def test_steps_with_a_state_are_one_pass(seed, cuts):
     assert held <= 2 * 3 * 5 * (4 + 1 + 1), f"expected S, z and a level for each feature at most, found {held} elements"
 
 
+@pytest.mark.states("gradient routing")
 def test_gradients_flow_through_a_state():
     """Tokens in two portions have the gradients of one pass, those of the first through the state.
 
@@ -646,6 +649,7 @@ def test_the_feature_map_is_positive_and_smooth():
     laws.assert_close(rows[0, :1], expected, what="derivative at k = 0")
 
 
+@pytest.mark.states("limiting case")
 def test_heavy_and_light_keys_in_one_sequence():
     """In float32, causally, a first key of weight e^−200 still has the whole weight of the first token.
 

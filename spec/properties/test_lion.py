@@ -52,6 +52,7 @@ def decided(gradients, betas):
 # ---------------------------------------------------------------------------------------------- the algorithm
 
 
+@pytest.mark.states("equivalence")
 @given(
     gradients=gradient_sequences(steps=8),
     lr=floats(1e-3, 0.5),
@@ -93,6 +94,7 @@ def test_the_defaults_are_the_papers():
     assert {name: defaults[name] for name in expected} == expected
 
 
+@pytest.mark.states("dependence")
 def test_groups_have_settings_of_their_own():
     """Two groups, the second with its own rate, β and decay, each follow their own algorithm for twelve steps.
 
@@ -123,6 +125,7 @@ def test_every_coordinate_moves_equally_far(gradients):
     laws.assert_close(path.diff(dim=0).abs(), 0.1 * has_begun.double())
 
 
+@pytest.mark.states("limiting case")
 def test_no_gradient_yet_no_step():
     """sign(0) = 0: a coordinate whose gradients are all zero only decays, θ_t = (1 − ηλ)ᵗ θ_0.
 
@@ -134,6 +137,7 @@ def test_no_gradient_yet_no_step():
     laws.assert_close(trajectory(gradients, lr=0.1)[0][:, 1], torch.full((9,), -0.5, dtype=torch.float64))
 
 
+@pytest.mark.states("symmetry")
 @given(scale=st.lists(floats(0.01, 100), min_size=3, max_size=3), seed=seeds())
 def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     """g → c·g, with a c > 0 for each coordinate, leaves the trajectory unchanged, weight decay included.
@@ -147,6 +151,7 @@ def test_the_scale_of_a_gradient_is_no_information(scale, seed):
     laws.assert_close(trajectory(scaled, **settings)[0], trajectory(gradients, **settings)[0])
 
 
+@pytest.mark.states("symmetry")
 @given(gradients=gradient_sequences(steps=8))
 def test_it_is_odd(gradients):
     """Gradients and initial point with the other sign give the trajectory with the other sign.
@@ -162,6 +167,7 @@ def test_it_is_odd(gradients):
 # ---------------------------------------------------------------------------------------------- the two betas
 
 
+@pytest.mark.states("dependence")
 def test_the_direction_comes_from_the_old_momentum():
     """After ten gradients of 1, where m = 0.0956, g = −1 turns the step, 0.9·0.0956 − 0.1 < 0, and g = −0.05 does not.
 
@@ -192,6 +198,7 @@ def test_how_large_a_gradient_turns_the_step(betas):
     laws.assert_close(path[-1] - path[-2], torch.tensor([-0.1, 0.1, -0.1], dtype=torch.float64))
 
 
+@pytest.mark.states("limiting case")
 @given(gradients=gradient_sequences(steps=8), beta=floats(0.05, 0.95))
 def test_with_equal_betas_it_is_the_sign_of_the_momentum(gradients, beta):
     """β₁ = β₂: c_t = m_t, the new momentum, and Lion is sign descent with momentum; β₁ = 0 is sign descent.
@@ -272,6 +279,7 @@ def test_the_state_is_the_momentum(gradients):
     laws.assert_close(state["exp_avg"], (0.05 * 0.95**age * gradients).sum(0))
 
 
+@pytest.mark.states("cost")
 def test_the_state_is_half_of_adams():
     """The state holds one element for each parameter and no more, where AdamW's holds two.
 

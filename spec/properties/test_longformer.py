@@ -49,6 +49,7 @@ def affects(n, positions=None, **options):
 # ---------------------------------------------------------------------------------------------- windows
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.parametrize(
     ("window", "dilation", "reach"), [(4, 1, 2 + 2), ((2, 6), 1, 1 + 3), ((4, 2), (1, 3), 2 + 3), (2, (2, 1), 2 + 1)]
 )
@@ -79,6 +80,7 @@ def test_windows_and_dilations_are_in_the_order_of_the_layers():
         )
 
 
+@pytest.mark.states("dependence")
 def test_global_tokens_connect_every_pair_in_two_layers():
     """With one global token every token depends on every other after two layers; each text has its own global tokens.
 
@@ -91,6 +93,7 @@ def test_global_tokens_connect_every_pair_in_two_layers():
         laws.assert_close(found[sample], net(tokens[sample : sample + 1], torch.tensor([row]))[0])
 
 
+@pytest.mark.states("limiting case")
 def test_an_exact_window_needs_no_multiple():
     """If the window holds the whole text, of any length, features are those of full attention.
 
@@ -113,6 +116,7 @@ def test_an_exact_window_needs_no_multiple():
 # ---------------------------------------------------------------------------------------------- embeddings
 
 
+@pytest.mark.states("symmetry")
 def test_positions_are_counted_over_tokens():
     """A token's position is padding_idx + its index among the text's tokens, from 1: padding in front changes no
     position.
@@ -161,6 +165,7 @@ def test_embeddings_are_summed(what):
     laws.assert_differs(net.encode(tokens), net.encode(tokens, types=kinds), by=1e-3)
 
 
+@pytest.mark.states("symmetry")
 def test_padding_is_no_information():
     """Padding after a text does not change its logits, with global tokens and without.
 

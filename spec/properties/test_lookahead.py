@@ -106,6 +106,7 @@ def test_the_inner_optimizer_runs_on_undisturbed(base):
                 laws.assert_close(optimizer.base_optimizer.state[p][name], value, what=f"{name} after step {t}")
 
 
+@pytest.mark.states("limiting case")
 @over_each_base
 @pytest.mark.parametrize("k", [1, 4])
 def test_with_alpha_one_it_is_the_inner_optimizer(base, k):
@@ -120,6 +121,7 @@ def test_with_alpha_one_it_is_the_inner_optimizer(base, k):
         laws.assert_same(a.detach(), b.detach(), what="parameter")
 
 
+@pytest.mark.states("limiting case")
 def test_with_alpha_zero_every_cycle_ends_where_it_began():
     """With α = 0 φ never moves, and after every k steps θ is back at exactly φ_0; between them it moves.
 
@@ -131,6 +133,7 @@ def test_with_alpha_zero_every_cycle_ends_where_it_began():
     laws.assert_differs(fast[2], fast[0], by=0.01, what="fast weights in mid-cycle")
 
 
+@pytest.mark.states("equivalence")
 @given(gradients=gradient_sequences(), alpha=floats(0, 1), lr=floats(1e-3, 0.5))
 def test_with_a_period_of_one_it_scales_the_learning_rate(gradients, alpha, lr):
     """k = 1 over SGD is SGD with the learning rate α·η.
@@ -143,6 +146,7 @@ def test_with_a_period_of_one_it_scales_the_learning_rate(gradients, alpha, lr):
     laws.assert_close(fast[-1], theta.detach())
 
 
+@pytest.mark.states("equivalence")
 @over_each_base
 def test_slow_weights_are_a_moving_average_of_the_final_fast_weights(base):
     """φ_T = (1−α)^T φ_0 + α Σ_t (1−α)^{T−t} θ_{t,k}, over the fast weights as they are just before each pull-back.
@@ -233,6 +237,7 @@ def test_variance_on_a_noisy_quadratic(gamma, k, alpha):
 # ---------------------------------------------------------------------------------------------- groups, gaps, closures
 
 
+@pytest.mark.states("dependence")
 def test_the_gradient_is_taken_at_the_fast_weights():
     """The closure runs once a step, at θ and not at φ, with gradients enabled; its loss comes back.
 
@@ -296,6 +301,7 @@ def test_a_parameter_without_gradient_is_pulled_back_too():
     laws.assert_close(idle.detach(), torch.tensor([1.0 - 0.1, 2.0 + 0.2], dtype=torch.float64))
 
 
+@pytest.mark.states("dependence")
 def test_groups_have_their_own_period_and_step():
     """`lookahead_k` and `lookahead_alpha` of a group are its own; a group that says nothing has the constructor's.
 
@@ -449,6 +455,7 @@ def test_a_loaded_state_takes_the_dtype_of_the_parameters(dtype):
     drive(second, narrow, script(steps=3, dtype=dtype))
 
 
+@pytest.mark.states("cost")
 def test_it_costs_one_tensor_a_parameter():
     """Lookahead's own state is one element for each parameter, before, within and after a cycle.
 

@@ -158,6 +158,7 @@ def test_alpha_multiplies_and_the_rank_divides(kind, seed, factor):
     laws.assert_close(wide.delta_weight(), layer.delta_weight() / 2)
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds())
 def test_factors_are_known_up_to_a_change_of_basis(seed):
     """(BM, M⁻¹A) is the same layer as (B, A): what is learned is the product.
@@ -172,6 +173,7 @@ def test_factors_are_known_up_to_a_change_of_basis(seed):
         laws.assert_close(layer(input_of("linear")), before, atol=1e-8, because="M may be nearly singular")
 
 
+@pytest.mark.states("limiting case")
 def test_full_rank_reaches_every_weight():
     """At r = min(d, k) every ΔW is reached, by the singular value decomposition: fine-tuning in full is a special case.
 
@@ -226,6 +228,7 @@ def test_padding_gets_no_gradient():
 # ---------------------------------------------------------------------------------------------- initialisation
 
 
+@pytest.mark.states("limiting case")
 def test_a_new_adapter_computes_as_the_base_layer():
     """Before training the adapted layer's output is bitwise the base layer's, whatever A is, because B is zero.
 

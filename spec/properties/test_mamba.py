@@ -71,6 +71,7 @@ def test_the_scan_may_be_taken_in_sweeps(method):
     laws.gradients_match(in_sweeps, lambda *inputs: by_hand(*inputs, method), *scan_inputs())
 
 
+@pytest.mark.states("second derivative")
 @pytest.mark.parametrize("method", METHODS)
 def test_second_derivatives_of_chunks(method):
     """The derivative of ⟨∂y, v⟩ is that of the recurrence: what the backward pass recomputes is differentiated too.
@@ -149,6 +150,7 @@ def test_samples_and_channels_do_not_meet():
     assert none.shape == (0, 6, 3), f"expected an empty batch for an empty batch, found {tuple(none.shape)}"
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds())
 def test_steps_compose(seed):
     """(a, x) then (a′, x′) is (a′a, a′x + x′): associative, as the composition of h → a h + x, and not commutative.
@@ -205,6 +207,7 @@ def test_constant_coefficients_are_a_convolution(method):
     laws.assert_close(found, torch.fft.irfft(spectrum, size)[..., :37].mT)
 
 
+@pytest.mark.states("symmetry")
 def test_selection_breaks_shift_equivariance():
     """A scan of constant coefficients is shift-equivariant; with Δ, B or C that vary in time it is not.
 
@@ -263,6 +266,7 @@ def test_euler_is_the_first_order_of_zero_order_hold():
     laws.assert_close(discretize(tiny, A, "zoh")[1] / tiny, torch.ones(5, dtype=torch.float64), rtol=1e-11, atol=0)
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_of_length_zero_is_skipped(method):
     """A step with Δ = 0 leaves the state bitwise unchanged, and its token does not affect later outputs.
@@ -282,6 +286,7 @@ def test_a_step_of_length_zero_is_skipped(method):
     laws.assert_close(last, wanted_last)
 
 
+@pytest.mark.states("limiting case")
 def test_a_long_step_resets_the_state():
     """For Δ → ∞ the state forgets the past and converges to that of a constant input, h → −A⁻¹Bu.
 
@@ -294,6 +299,7 @@ def test_a_long_step_resets_the_state():
     laws.assert_close(found[:, 0], torch.einsum("bdn,bn->bd", wanted, C[:, 0]) + D * u[:, 0])
 
 
+@pytest.mark.states("limiting case")
 def test_theorem_1_it_is_a_gated_recurrence():
     """With N = 1, A = −1, B = 1, Δ = softplus(s), zero-order hold: h_t = (1 − g_t) h_{t−1} + g_t u_t, g_t = σ(s_t).
 

@@ -50,6 +50,7 @@ def mixed_net(dropout=Dropout):
 # ---------------------------------------------------------------------------------------------- what is switched
 
 
+@pytest.mark.states("dependence")
 @both_dropouts
 def test_dropout_alone_is_random(dropout):
     """Between the dropouts everything evaluates: batch norm normalizes by its running statistics and leaves them alone.
@@ -184,6 +185,7 @@ def test_a_share_of_p_is_dropped(p):
     laws.assert_same(MCDropout(Dropout(p)).eval()(inputs(3, 4)), inputs(3, 4))
 
 
+@pytest.mark.states("limiting case")
 def test_the_ends_of_p():
     """p = 0 changes nothing and uses no randomness; p = 1 leaves zeros and no NaN, in the gradient neither.
 
@@ -204,6 +206,7 @@ def test_the_ends_of_p():
     )
 
 
+@pytest.mark.states("dependence")
 @both_dropouts
 def test_every_row_of_every_pass_has_its_own_mask(dropout):
     """Two equal rows of a batch, and two passes, are uncorrelated; so are neighbouring features.
@@ -269,6 +272,7 @@ def test_mean_and_variance_are_those_of_the_passes(samples, tau, seed):
     laws.assert_close(variance, 1 / tau + sum(drawn**2) / samples - (sum(drawn) / samples) ** 2)
 
 
+@pytest.mark.states("limiting case")
 def test_without_dropout_there_is_the_noise_alone():
     """p = 0: every pass is the network's, and the variance is τ⁻¹; by default τ is infinite and the variance zero.
 
@@ -331,6 +335,7 @@ def test_moments_keep_the_dtype_of_the_model(dtype):
             assert value.isfinite().all()
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.project_convention
 def test_all_passes_are_one():
     """The model is called once, for T·B rows, at T times the FLOPs of one pass.
@@ -432,6 +437,7 @@ def test_uncertainty_is_a_sum_of_two(seed):
     assert (mutual_information(p) >= 0).all() and (total <= math.log(4) + 1e-12).all()
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds())
 def test_information_is_the_mean_divergence_from_the_mean(seed):
     """I = 1/T Σ D_KL(p_t ‖ 1/T Σ p_s): how far the samples are from their mean; their order is no information.

@@ -116,6 +116,7 @@ def test_defaults_are_mixtrals():
     assert indices.shape == (2, 30, 2) and logits.shape == (2, 30, 4), f"found {indices.shape} and {logits.shape}"
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds())
 def test_all_experts_chosen_are_a_dense_mixture(seed):
     """With k = N both kinds of gates are the softmax of the logits, and y = Σ_i softmax(s)_i E_i(x).
@@ -146,6 +147,7 @@ def test_a_single_choice_needs_the_full_softmax():
     laws.assert_close(slope, torch.zeros(4, 6, dtype=torch.float64))
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds(), k=st.integers(1, 4))
 def test_equal_experts_are_one_expert(seed, k):
     """With the same weights in each, y = E(x) · Σ g: E(x) itself where gates are renormalised.
@@ -162,6 +164,7 @@ def test_equal_experts_are_one_expert(seed, k):
         laws.assert_close(layer(x)[0], total * expert(layer, 0, x))
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), order=permutations(4), tokens=permutations(9))
 def test_experts_and_tokens_may_be_permuted(seed, order, tokens):
     """Experts renumbered with their rows of the router change nothing; outputs follow the order of tokens.
@@ -284,6 +287,7 @@ def test_the_capacity_of_an_expert(tokens, experts, k, factor, places):
     assert expert_capacity(tokens, experts, k, factor) == places
 
 
+@pytest.mark.states("dependence")
 @given(seed=seeds(), factor=st.sampled_from([0.3, 0.5, 1.0, 1.5]), k=st.integers(1, 3))
 def test_capacity_is_used_up_in_the_order_of_tokens(seed, factor, k):
     """An expert takes the first C tokens that chose it, a token's choices one after the other; the rest get 0 from it.
@@ -298,6 +302,7 @@ def test_capacity_is_used_up_in_the_order_of_tokens(seed, factor, k):
     laws.assert_close(layer.eval()(x)[0], expected)
 
 
+@pytest.mark.states("dependence")
 def test_tokens_beyond_the_capacity_get_zero_and_no_gradient():
     """If every token chooses one expert of capacity 2, tokens 0 and 1 get it: the others' outputs and gradients are 0.
 
@@ -377,6 +382,7 @@ def test_the_balance_loss_is_switchs(seed, k):
     laws.assert_close(torch.autograd.grad(found, logits)[0], torch.autograd.grad(wanted, logits)[0])
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("experts", [2, 5])
 def test_the_ends_of_the_balance_loss(experts):
     """1 for even routing, whatever k; N where all tokens are sure of one expert, N/k where they are of the same k.

@@ -94,6 +94,7 @@ def test_batch_norm_output_has_mean_beta_and_a_variance_just_below_gamma_squared
 
 
 @pytest.mark.item("batch-norm")
+@pytest.mark.states("limiting case")
 @given(a=floats(-50, 50), b=floats(-50, 50))
 def test_two_values_become_plus_and_minus_one(a, b):
     """A batch of two values a ≠ b becomes ±(a − b)/2 / √((a − b)²/4 + ε): ±1 for small ε, whatever the values.
@@ -160,6 +161,7 @@ def test_batch_norm_couples_the_samples_of_a_batch_in_training_only():
 
 
 @pytest.mark.item("batch-norm")
+@pytest.mark.states("gradient routing")
 def test_a_bias_before_batch_norm_is_redundant():
     """BN(Wu + b) = BN(Wu) in training, and b gets a gradient of 0: β plays its role.
 
@@ -206,6 +208,7 @@ def test_running_statistics_are_weighted_averages_of_unbiased_batch_statistics(s
 
 
 @pytest.mark.item("batch-norm")
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("batches", [1, 4, 9])
 def test_running_statistics_of_one_batch_repeated(batches):
     """After k times the same batch, running_mean = (1 − 0.9^k) μ and running_var = 0.9^k + (1 − 0.9^k)·n/(n − 1)·σ².
@@ -301,6 +304,7 @@ def test_evaluation_leaves_the_running_statistics_alone():
 
 
 @pytest.mark.item("batch-norm")
+@pytest.mark.states("gradient routing")
 def test_running_statistics_are_no_part_of_the_graph():
     """The running statistics carry no gradient: training does not look at them, nor through them at earlier batches.
 
@@ -453,6 +457,7 @@ INVARIANCES = {
 }
 
 
+@pytest.mark.states("symmetry")
 @pytest.mark.parametrize(
     "method",
     [
@@ -501,6 +506,7 @@ def test_layer_norm_projects_out_the_mean_and_the_radius():
 
 
 @pytest.mark.item("layer-norm")
+@pytest.mark.states("symmetry")
 @given(order=permutations(6))
 def test_layer_norm_moves_with_the_features(order):
     """Permuting the features together with their gains and biases permutes the output.
@@ -534,6 +540,7 @@ def test_layer_norm_without_bias_or_without_both():
 
 
 @pytest.mark.item("layer-norm")
+@pytest.mark.states("limiting case")
 def test_layer_norm_of_equal_features_is_the_bias():
     """A sample whose features are all equal has x̂ = 0, so y = b; other samples are unchanged and gradients finite.
 
@@ -638,6 +645,7 @@ def test_instance_norm_moves_with_positions_and_channels(order, channels):
 
 
 @pytest.mark.item("instance-norm")
+@pytest.mark.states("limiting case")
 def test_instance_norm_is_batch_norm_of_a_batch_of_one():
     """IN(x) is batch normalization of x reshaped to one sample of N·C channels, and group normalization with C groups.
 
@@ -782,6 +790,7 @@ def test_group_norm_does_not_see_other_samples():
 
 
 @pytest.mark.item("group-norm")
+@pytest.mark.states("limiting case")
 def test_one_group_is_layer_norm_and_as_many_groups_as_channels_instance_norm():
     """G = 1 is layer normalization over (C, H, W), G = C is instance normalization; γ and β stay per channel.
 

@@ -78,6 +78,7 @@ def test_every_position_has_the_same_norm(place):
     laws.assert_close(pairs.square().sum(-1), torch.ones(2, 6, dtype=torch.float64))
 
 
+@pytest.mark.states("symmetry")
 @ADDED
 @given(place=places, step=st.integers(-50, 50))
 def test_a_shift_is_a_rotation_that_depends_on_the_distance_alone(place, step):
@@ -107,6 +108,7 @@ def test_similarity_depends_on_the_distance_alone(place):
     laws.assert_close(found, turns.cos().sum(-1))
 
 
+@pytest.mark.states("limiting case")
 @ADDED
 def test_wavelengths_are_a_geometric_progression():
     """The first pair repeats after 2π positions, the last after 2π · 10000^(1 − 2/d), with equal ratios between.
@@ -121,6 +123,7 @@ def test_wavelengths_are_a_geometric_progression():
         laws.assert_differs(sinusoids((start + later) / 2, d)[pair], sinusoids(start, d)[pair], by=0.5)
 
 
+@pytest.mark.states("limiting case")
 @ADDED
 def test_far_positions_are_as_exact_as_near_ones():
     """At positions 10⁵ to 10⁶ the encoding of a float32 text has an error below 1e-6.
@@ -159,6 +162,7 @@ def test_dropout_is_of_the_sum_in_training_alone():
     laws.assert_close(SinusoidalPositionalEncoding(12).train()(x), whole)
 
 
+@pytest.mark.states("symmetry")
 @ADDED
 @given(order=permutations(5))
 def test_positions_end_the_symmetry_of_attention(order):
@@ -178,6 +182,7 @@ def test_positions_end_the_symmetry_of_attention(order):
 # ---------------------------------------------------------------------------------------------------- learned
 
 
+@pytest.mark.states("dependence", "gradient routing")
 @ADDED
 def test_learned_vectors_are_added_to_the_tokens():
     """Token t gets row t of the table; the gradient of row t sums over the batch, and rows beyond the text get none.
@@ -230,6 +235,7 @@ def kinds_of_positions():
     ]
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.parametrize("build", kinds_of_positions())
 def test_positions_are_a_start_or_one_for_each_token(build):
     """An integer is the first token's position; a tensor has all of them, the same for every text or each text's own.
@@ -287,6 +293,7 @@ def test_each_pair_rotates_by_its_angle(interleaved, seed, place):
     )
 
 
+@pytest.mark.states("symmetry")
 @ROPE
 @layouts
 @given(seed=seeds(), m=places, n=places, shift=places)
@@ -312,6 +319,7 @@ def test_scores_depend_on_the_sign_of_the_distance(interleaved):
     laws.assert_differs((module(q, 3) * module(k, 7)).sum(), (module(q, 7) * module(k, 3)).sum(), by=0.1)
 
 
+@pytest.mark.states("symmetry")
 @ROPE
 @layouts
 @given(seed=seeds(), m=places, n=places)
@@ -353,6 +361,7 @@ def test_the_rest_of_a_partial_rotation_passes_as_it_is(interleaved):
     laws.assert_differs(found[..., :4], x[..., :4], by=0.1)
 
 
+@pytest.mark.states("dependence")
 @ROPE
 def test_heads_rotate_alike():
     """The angle depends on the token, not on the head or the text: each is as alone.
@@ -380,6 +389,7 @@ def test_a_second_derivative_is_right(interleaved):
         laws.gradient_correct(lambda x, m=module: m(x, 1).sin(), normal(1, 2, width), second_order=True)
 
 
+@pytest.mark.states("limiting case")
 @ROPE
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 def test_far_tokens_rotate_by_exact_angles(dtype, tolerance):
@@ -494,6 +504,7 @@ def test_llama3_scaling_is_a_ramp_over_turns():
     laws.assert_close(other, old * share)
 
 
+@pytest.mark.states("limiting case")
 @ROPE
 def test_a_scale_of_one_changes_nothing():
     """s = 1 leaves every frequency as it is, in all three ways.

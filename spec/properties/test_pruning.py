@@ -252,6 +252,7 @@ def test_weights_of_every_dtype(dtype):
     laws.assert_same(start, copies[1])
 
 
+@pytest.mark.states("limiting case")
 def test_nothing_to_rank():
     """No layers, a layer without weights, or one of which nothing is left give masks of the same kind.
 
@@ -267,6 +268,7 @@ def test_nothing_to_rank():
 # ---------------------------------------------------------------------------------------------- under a mask
 
 
+@pytest.mark.states("limiting case")
 def test_a_new_ticket_is_its_network():
     """Before the first round every mask keeps all: bitwise the outputs of the network, a density of 1.
 
@@ -279,6 +281,7 @@ def test_a_new_ticket_is_its_network():
     assert ticket.model.training and not ticket.eval().model.training
 
 
+@pytest.mark.states("equivalence")
 @SCOPES
 def test_a_pruned_network_is_the_network_with_zeros(scope):
     """The ticket's output is f(x; m ⊙ θ): that of the bare network with 0 where m is 0, in training and evaluation.
@@ -305,6 +308,7 @@ def test_an_output_needs_only_the_weights_left():
     laws.depends_only_on(ticket, random(6), ticket.masks["weight"])
 
 
+@pytest.mark.states("gradient routing")
 def test_gradients_go_to_the_weights_left():
     """∂L/∂θ = m ⊙ ∂L/∂(m ⊙ θ): pruned weights get none, the others what they get in the network with zeros.
 
@@ -475,6 +479,7 @@ def test_parameters_stay_the_same_objects():
     assert all(p.requires_grad and p.is_leaf for p in handed)
 
 
+@pytest.mark.states("limiting case")
 def test_a_share_of_zero_is_ordinary_training():
     """At p = 0 rounds keep every weight, and training under the masks gives the bits of training without.
 

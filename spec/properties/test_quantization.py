@@ -115,6 +115,7 @@ def test_the_error_is_at_most_half_a_step(x, bits, symmetric):
     assert error.max() > 0.25
 
 
+@pytest.mark.states("limiting case")
 @given(x=varied((30,)), low=floats(-2, -0.5), high=floats(0.5, 2), bits=st.integers(2, 8))
 def test_values_outside_saturate(x, low, high, bits):
     """Beyond the range q is q_min or q_max: it does not wrap.
@@ -195,6 +196,7 @@ def test_dequantizing_subtracts_in_a_wider_type():
     laws.assert_same(found, torch.tensor([-98.5, 0.0, 27.5]))
 
 
+@pytest.mark.states("dependence")
 @given(x=varied((2, 3, 4)), axis=st.integers(-3, 2), symmetric=st.booleans())
 def test_channels_are_quantized_one_by_one(x, axis, symmetric):
     """Along any axis, each channel has the codes and the values that it has alone.
@@ -253,6 +255,7 @@ def test_a_weights_own_grid():
     assert not weight_grid(nn.Parameter(weight)).scale.requires_grad
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_only_zeros_seen_is_no_division_by_zero(symmetric):
     """A range of [0, 0] gets the smallest step, 2⁻²³, and zeros stay zeros.
@@ -405,6 +408,7 @@ def test_the_percentile_is_counted_at_both_ends():
     assert observed(outlier, observer=PercentileObserver).scale * 255 < 2.2 < observed(outlier).scale * 255
 
 
+@pytest.mark.states("gradient routing")
 @pytest.mark.parametrize("observer", [MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver])
 def test_observing_leaves_the_graph_alone(observer):
     """Observed ranges carry no gradient and the gradient passes the observer unchanged; an empty batch is no range.
@@ -451,6 +455,7 @@ def observer_range(x, watcher):
 # ---------------------------------------------------------------------------------------------- integer arithmetic
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds(), per_column=st.booleans())
 def test_integer_products_are_the_real_ones(seed, per_column):
     """S₁S₂ Σ (q₁ − Z₁)(q₂ − Z₂) = Σ r₁r₂, with the sum in int32 of 8-bit integers.
@@ -562,6 +567,7 @@ def test_the_integer_layer_computes_on_its_grids(seed, bias, per_channel, bits):
     assert gap.max() <= bound, f"expected at most {bound:.3f} units of the output, found {gap.max():.3f}"
 
 
+@pytest.mark.states("cost")
 @pytest.mark.parametrize("bias", [True, False])
 def test_inference_has_no_floating_point_operation(bias):
     """uint8 in, uint8 out: no operator in between sees or makes a floating-point number.
@@ -624,6 +630,7 @@ def test_a_dead_output_keeps_its_bias(weight):
     )
 
 
+@pytest.mark.states("cost")
 def test_the_layer_stores_what_integers_need():
     """int8 weights, int32 bias in steps of S₁S₂, the multiplier of eq. 5; a quarter of the weights' bytes.
 
@@ -680,6 +687,7 @@ def trained_norm(norm, seed=0):
     return laws.randomise(norm, seed)
 
 
+@pytest.mark.states("equivalence")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("kind", ["linear", "conv"])

@@ -40,6 +40,7 @@ def whole(*values):
 # ---------------------------------------------------------------------------------------------- straight through
 
 
+@pytest.mark.states("equivalence")
 @given(x=varied((3, 4, 5)), step=floats(0.01, 1), zero_point=st.integers(-3, 20), bits=st.integers(2, 8))
 def test_fake_quantization_is_quantization_and_back(x, step, zero_point, bits):
     """x̂ = S (q − Z) with q bitwise the integers of inference: training sees what will run.
@@ -67,6 +68,7 @@ def test_ties_round_to_even_before_the_zero_point_is_added(zero_point):
     laws.assert_close(found, real(0, 2, 2, 0, -2))
 
 
+@pytest.mark.states("dependence")
 def test_the_gradient_is_one_inside_and_zero_outside():
     """At S = ½, Z = 3 and 0 … 7 the range is −1.5 … 2; gradient passes from −1.74 to 2.24, which round into it.
 
@@ -113,6 +115,7 @@ def test_the_gradient_is_not_the_derivative():
     laws.gradient_reaches(staircase(x).sum(), {"x": x})
 
 
+@pytest.mark.states("second derivative")
 def test_second_derivatives_treat_rounding_as_a_constant():
     """∂²x̂/∂x² = 0, and the gradient of x̂² is 2x̂ inside, of derivative 2: a mask times a product is differentiated.
 
@@ -138,6 +141,7 @@ def test_scales_of_fake_quantization_get_no_gradient():
     laws.assert_same(x.detach(), before)
 
 
+@pytest.mark.states("limiting case")
 @given(x=varied((60,)))
 def test_each_bit_halves_the_error(x):
     """From 4 to 16 bits the largest error is at most half a step, a step that halves a bit; the gradient is exactly 1.
@@ -158,6 +162,7 @@ def test_each_bit_halves_the_error(x):
 # ---------------------------------------------------------------------------------------------- ranges
 
 
+@pytest.mark.states("dependence")
 @given(seed=seeds(), constant=floats(0.05, 1))
 def test_ranges_move_in_training_and_are_constant_in_evaluation(seed, constant):
     """a, b follow the training batches as a moving average; evaluation uses them and changes nothing.
@@ -360,6 +365,7 @@ def test_by_default_weights_have_8_bits_and_a_scale_a_channel(make):
     laws.assert_close(scale, layer.weight.detach().abs().amax(1) / 127)
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds(), bits=st.integers(2, 8), per_channel=st.booleans(), bias=st.booleans())
 def test_the_integer_layer_is_the_trained_one_in_evaluation(seed, bits, per_channel, bias):
     """convert() changes outputs by at most one step of the output's grid, and only where the sum was near a tie.

@@ -55,6 +55,7 @@ def algorithm_2(gradients, start, lr, betas, eps, weight_decay=0.0, decoupled=Fa
 # ---------------------------------------------------------------------------------------------- the algorithm
 
 
+@pytest.mark.states("equivalence")
 @given(
     gradients=gradient_sequences(steps=9),
     lr=floats(1e-3, 0.5),
@@ -106,6 +107,7 @@ def test_the_number_of_waiting_steps(beta2, waiting):
     assert is_plain == [True] * waiting + [False] * (12 - waiting)
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("beta2", [0.0, 0.5, 0.6, 0.66])
 def test_short_memories_are_never_rectified(beta2):
     """For β₂ ≤ 2/3 the length ρ_∞ is at most 5: every step is momentum alone, and v is kept without use.
@@ -180,6 +182,7 @@ def test_the_rectification_grows_towards_one(beta2):
         assert abs(steps[-1] - 1) < 1e-9
 
 
+@pytest.mark.states("limiting case", "equivalence")
 def test_in_the_long_run_it_is_adam():
     """For large t r_t → 1 and a RAdam step is an Adam step: at β₂ = 0.99, t = 1000, r_t = 0.99978.
 
@@ -224,6 +227,7 @@ def test_the_variance_of_the_adaptive_rate_is_constant():
     assert plain[0] > 6 * plain[-1], f"expected the plain rate's variance to fall, found {plain}"
 
 
+@pytest.mark.states("symmetry")
 @given(scale=st.lists(floats(0.01, 100), min_size=3, max_size=3), seed=seeds())
 def test_the_scale_of_a_gradient_is_no_information_once_rectified(scale, seed):
     """g → c·g, c > 0 for each coordinate: rectified steps are unchanged at ε = 0, those before are c times as long.
@@ -251,6 +255,7 @@ def test_eps_is_added_before_the_correction():
     laws.assert_close(path[6] - path[5], expected)
 
 
+@pytest.mark.states("dependence")
 def test_eps_has_no_part_in_the_waiting_steps():
     """Before the rectification nothing is divided: ε = 1 and ε = 10⁻⁸ take the same five steps.
 
@@ -291,6 +296,7 @@ def test_decoupled_the_initial_point_is_forgotten_at_the_rate_of_the_decay(gradi
 # ---------------------------------------------------------------------------------------------- the state
 
 
+@pytest.mark.states("cost")
 @given(gradients=gradient_sequences())
 def test_the_state_is_the_moments(gradients):
     """exp_avg = (1−β₁) Σ β₁^{t−i} g_i and exp_avg_sq = (1−β₂) Σ β₂^{t−i} g_i², from the first step on, uncorrected.
@@ -306,6 +312,7 @@ def test_the_state_is_the_moments(gradients):
     laws.assert_close(state["exp_avg_sq"], (0.05 * 0.95**age * gradients**2).sum(0))
 
 
+@pytest.mark.states("dependence")
 def test_each_parameter_waits_for_itself():
     """A parameter that joins after six steps waits five steps of its own, while the other is rectified.
 

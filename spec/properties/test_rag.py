@@ -66,6 +66,7 @@ def by_hand(nll, scores, log_probs, target):
 # ---------------------------------------------------------------------------------------------- the two marginals
 
 
+@pytest.mark.states("equivalence")
 @BOTH
 @given(seed=seeds(), k=sizes(1, 4), t=sizes(1, 4))
 def test_marginals_are_sums_of_products(nll, seed, k, t):
@@ -90,6 +91,7 @@ def test_answers_have_probabilities_that_sum_to_one(nll, seed):
     laws.assert_close((-found).exp().sum(), torch.ones((), dtype=torch.float64))
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds(), case=st.sampled_from(["one token", "one passage", "one opinion", "one certain passage"]))
 def test_where_both_marginals_are_one(seed, case):
     """Sequence and Token agree for answers of one token, for k = 1, where all passages predict the same, and where one
@@ -108,6 +110,7 @@ def test_where_both_marginals_are_one(seed, case):
     laws.assert_close(rag_sequence_nll(scores, log_probs, target), rag_token_nll(scores, log_probs, target))
 
 
+@pytest.mark.states("limiting case")
 def test_one_passage_is_its_generator():
     """For k = 1 both losses are Σ_i −log p_θ(y_i|x, z, y_<i), whatever the score is.
 
@@ -227,6 +230,7 @@ def test_what_runs_is_from_scratch():
 # ---------------------------------------------------------------------------------------------- the whole
 
 
+@pytest.mark.states("dependence")
 @MARGINALS
 def test_the_model_sums_over_the_best_passages_alone(marginal):
     """p(y|x) sums over the k passages of largest d(z)ᵀq(x), with p_η renormalised among them.
@@ -363,6 +367,7 @@ def bm25(corpus, query, k1, b):
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.states("equivalence")
 @given(corpus=TEXTS, query=st.lists(st.sampled_from("abcdef"), max_size=4), k1=floats(0, 3), b=floats(0, 1))
 def test_bm25_is_the_formula(corpus, query, k1, b):
     """score = Σ_t idf(t)·f(k₁ + 1)/(f + k₁(1 − b + b·|D|/avgdl)), where a word that the query repeats counts each time.
@@ -373,6 +378,7 @@ def test_bm25_is_the_formula(corpus, query, k1, b):
     laws.assert_close(BM25(corpus, k1, b).scores(query), bm25(corpus, query, k1, b))
 
 
+@pytest.mark.states("limiting case")
 def test_presence_alone_counts_without_k1():
     """For k₁ = 0 the score is the sum of the idf of the words that are present, however often.
 
@@ -395,6 +401,7 @@ def test_repetition_saturates():
     assert 0.9999 * limit < scores[4] < limit, f"expected just below {limit}, found {scores[4]}"
 
 
+@pytest.mark.states("dependence")
 def test_length_counts_by_b():
     """For b = 0 a document's other words change nothing; for b = 1 a document repeated as a whole scores the same.
 
@@ -461,6 +468,7 @@ def test_words_may_be_any_hashable_value():
 # ---------------------------------------------------------------------------------------------- the dense index
 
 
+@pytest.mark.states("equivalence")
 @given(seed=seeds(), n=sizes(1, 9), k=sizes(1, 12))
 def test_the_search_is_exact(seed, n, k):
     """`search` returns the k vectors of largest inner product, best first, and all n where k is larger.

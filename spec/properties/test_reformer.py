@@ -77,6 +77,7 @@ class _As(nn.Module):
 # ---------------------------------------------------------------------------------------------- hashing
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), half=sizes(1, 3), factor=st.sampled_from([0.01, 3.0, 1000.0]))
 def test_buckets_depend_on_directions_only(seed, half, factor):
     """A bucket depends on the direction alone: h(c·x) = h(x) for c > 0, and h(−x) = (h(x) + b/2) mod b.
@@ -157,6 +158,7 @@ def test_second_derivatives():
     laws.gradient_correct(module, normal(1, 4, 2), second_order=True)
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("n", "chunk", "rounds"), [(9, 9, 1), (9, 40, 3), (10, 5, 2)])
 def test_one_bucket_and_long_chunks_are_full_attention(causal, n, chunk, rounds):
@@ -172,6 +174,7 @@ def test_one_bucket_and_long_chunks_are_full_attention(causal, n, chunk, rounds)
     laws.assert_close(module(x), dense(module, x, allowed))
 
 
+@pytest.mark.states("symmetry")
 def test_more_rounds_of_the_same_hash_change_nothing():
     """If all rounds hash alike, the output is that of one round: no token counts twice.
 
@@ -182,6 +185,7 @@ def test_more_rounds_of_the_same_hash_change_nothing():
     laws.assert_close(three(x), one(x))
 
 
+@pytest.mark.states("limiting case")
 @given(seed=seeds())
 def test_a_token_attends_to_itself_only_if_there_is_no_other(seed):
     """The first token of a causal text attends to itself; the second to the first alone, or to itself if their buckets
@@ -197,6 +201,7 @@ def test_a_token_attends_to_itself_only_if_there_is_no_other(seed):
     laws.assert_close(module(x)[:, 1], module.out_proj(read))
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.parametrize(("buckets", "chunk"), [(1, 3), (1, 20), (4, 2)])
 def test_the_future_is_not_attended_to(buckets, chunk):
     """y_t is a function of x_1 … x_t and of the buckets: no output attends to a later token.
@@ -432,6 +437,7 @@ def test_second_derivatives_of_reversible_layers():
     laws.gradient_correct(stack(2, width=2), normal(2, 2), normal(2, 2, seed=1), second_order=True)
 
 
+@pytest.mark.states("gradient routing")
 def test_gradients_reach_exactly_what_requires_them():
     """A single input with a gradient, frozen parameters, and parameters also used before the layers get the right
     gradients.
@@ -628,6 +634,7 @@ def test_chunks_and_reversal_save_memory():
     assert peaks[1] < 1.1 * peaks[0], f"expected nearly the same peak with 8 layers as with 2, found {peaks}"
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.parametrize("causal", [True, False])
 def test_logits_of_the_next_token_do_not_depend_on_it(causal):
     """The logits of a causal model depend on the past alone, those of another model on every token.

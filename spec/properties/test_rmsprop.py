@@ -42,6 +42,7 @@ def equations(gradients, start, lr, alpha, eps, weight_decay=0.0, momentum=0.0, 
 # ---------------------------------------------------------------------------------------------- the algorithm
 
 
+@pytest.mark.states("equivalence")
 @given(
     gradients=gradient_sequences(),
     lr=floats(1e-3, 0.5),
@@ -109,6 +110,7 @@ def test_centered_a_constant_gradient_is_known_to_be_constant():
     laws.assert_close(path[-1, 0], -0.12271044610409959)
 
 
+@pytest.mark.states("symmetry")
 @variants
 @given(scale=st.lists(floats(0.01, 100), min_size=3, max_size=3), seed=seeds())
 def test_the_scale_of_a_gradient_is_no_information(scale, seed, centered, momentum):
@@ -127,6 +129,7 @@ def test_the_scale_of_a_gradient_is_no_information(scale, seed, centered, moment
         laws.assert_close(path, expected)
 
 
+@pytest.mark.states("limiting case")
 @given(gradient=st.lists(floats(-5, 5, away_from_zero=1e-4), min_size=3, max_size=3))
 def test_without_memory_it_is_the_sign(gradient):
     """At α = 0 and ε = 0 every step is −η sign(g): rprop with steps of one length.
@@ -139,6 +142,7 @@ def test_without_memory_it_is_the_sign(gradient):
     laws.assert_close(path.diff(dim=0), torch.stack([-0.1 * signs, 0.1 * signs]))
 
 
+@pytest.mark.states("limiting case", "equivalence")
 @given(gradients=gradient_sequences())
 def test_with_a_long_memory_it_is_adagrad(gradients):
     """For α → 1 v_t/(1 − α) tends to Σ g²: steps are AdaGrad's with the rate η/√(1 − α).
@@ -156,6 +160,7 @@ def test_with_a_long_memory_it_is_adagrad(gradients):
     laws.assert_close(path.diff(dim=0) * math.sqrt(1e-7), steps, rtol=1e-6, atol=1e-6, because=why)
 
 
+@pytest.mark.states("dependence")
 def test_a_large_gradient_is_forgotten():
     """After one gradient of 100 a gradient of 1 takes steps that grow back to η, as the square decays by αᵗ.
 
@@ -221,6 +226,7 @@ def test_centered_a_spread_of_zero_is_not_rounded_below_zero(dtype, alpha):
 # ---------------------------------------------------------------------------------------------- momentum
 
 
+@pytest.mark.states("dependence")
 @given(gradients=gradient_sequences(), rates=st.lists(floats(0.01, 1), min_size=6, max_size=6))
 def test_the_learning_rate_stays_outside_the_buffer(gradients, rates):
     """θ_t = θ_{t−1} − η_t b_t with b_t = Σ_i μ^{t−i} g_i/d_i: a new rate counts at once and for the whole buffer.
@@ -280,6 +286,7 @@ def test_the_decay_has_the_length_of_a_step():
 # ---------------------------------------------------------------------------------------------- the state
 
 
+@pytest.mark.states("cost")
 @variants
 def test_the_state_is_the_averages(centered, momentum):
     """square_avg = (1−α) Σ α^{t−i} g_i²; centered grad_avg = (1−α) Σ α^{t−i} g_i; a buffer only with momentum.

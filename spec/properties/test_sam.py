@@ -138,6 +138,7 @@ def test_the_weights_come_back_exactly():
         laws.assert_same(params[0].detach(), alone[0].detach(), what=f"{dtype} weights")
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_with_radius_zero_it_is_the_base_optimizer(adaptive):
     """With ρ = 0 the trajectory is bitwise equal to the base optimizer's, under any loss.
@@ -155,6 +156,7 @@ def test_with_radius_zero_it_is_the_base_optimizer(adaptive):
         laws.assert_same(a.detach(), b.detach(), what="parameter")
 
 
+@pytest.mark.states("dependence")
 def test_momentum_collects_the_second_gradient_alone():
     """After t steps the momentum buffer is Σ μ^{t−i} ∇L(w_i + ε̂_i): the gradients at w steer the perturbation only.
 
@@ -192,6 +194,7 @@ def test_to_first_order_it_adds_the_curvature_along_the_gradient(seed):
     laws.assert_close(ratio, 4.0 + 0 * ratio, rtol=0.02, because="the next order is ρ ≤ 1e-3 relative")
 
 
+@pytest.mark.states("limiting case")
 def test_a_zero_gradient_perturbs_nothing():
     """Where ∇L = 0 there is no direction: w stays as it is, no NaN; the next gradient finds it unharmed.
 
@@ -290,6 +293,7 @@ def test_an_overflow_under_a_grad_scaler_perturbs_and_steps_nothing(overflow):
     assert all(p.isfinite().all() for p in params), "expected finite weights"
 
 
+@pytest.mark.states("symmetry")
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_the_size_of_the_loss_is_no_information(scale):
     """c·L has the perturbation of L for c > 0: ‖ε̂‖ = ρ for small and for large gradients.
@@ -388,6 +392,7 @@ def test_adaptive_groups_share_one_norm():
     laws.assert_close(v_moved - v, 0.4 / norm * h)
 
 
+@pytest.mark.states("symmetry")
 def test_adaptive_radius_ignores_the_scale_of_the_weights():
     """Weights rescaled by any D without a change of the loss are perturbed by D ε̂: the losses around them stay.
 
@@ -412,6 +417,7 @@ def test_adaptive_radius_ignores_the_scale_of_the_weights():
 # ---------------------------------------------------------------------------------------------- passes by hand
 
 
+@pytest.mark.states("equivalence")
 def test_two_passes_by_hand_are_the_step():
     """first_step, a new gradient and second_step are bitwise equal to `step` with a closure.
 
@@ -451,6 +457,7 @@ def test_gradients_that_come_and_go():
     laws.assert_close(params[2].detach(), start[2] - 0.1 * gradients[1][2])
 
 
+@pytest.mark.states("dependence")
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_group_without_gradients_takes_no_part(adaptive):
     """Next to a frozen group a trained one steps as if it were alone.
@@ -588,6 +595,7 @@ def test_it_resumes_between_the_passes(base, steps):
         laws.assert_same(c.detach(), a.detach(), what="parameter of a deep copy")
 
 
+@pytest.mark.states("cost")
 def test_between_steps_it_remembers_nothing():
     """Within a step the state holds the weights, one element each; after it SAM's own state is empty again.
 

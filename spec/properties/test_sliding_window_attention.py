@@ -124,6 +124,7 @@ def test_a_stack_reaches_as_far_as_its_windows_add_up(layers, window, dilation):
     laws.depends_only_on(lambda x: stack(x[None])[0], normal(11, 2), allowed)
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds(), by=sizes(1, 4))
 def test_windows_move_with_the_tokens(seed, by):
     """Away from the ends, f(x moved by k) = f(x) moved by k: windows are relative.
@@ -135,6 +136,7 @@ def test_windows_move_with_the_tokens(seed, by):
     laws.assert_close(moved[:, 2:-2], module(x)[:, by + 2 : -2])
 
 
+@pytest.mark.states("limiting case")
 @pytest.mark.parametrize("window", [14, 16, 40])
 def test_a_window_of_twice_the_length_is_full_attention(window):
     """From w/2 = n − 1 on every token attends to every token.
@@ -222,6 +224,7 @@ def test_a_global_row_and_column_depend_on_all():
     laws.depends_only_on(lambda x: module(x[None], torch.tensor([[5]]))[0], normal(8, 2), allowed)
 
 
+@pytest.mark.states("limiting case")
 def test_all_tokens_global_is_full_attention():
     """If every token is global and the projections are shared, every token attends to every token, whatever the window.
 
@@ -266,6 +269,7 @@ def test_global_projections_start_as_copies():
     laws.gradient_reaches(module(x).square().sum(), shared, own)
 
 
+@pytest.mark.states("symmetry")
 @given(seed=seeds())
 def test_the_order_of_global_positions_is_no_information(seed):
     """Global tokens may be listed in any order, and −1 may be anywhere in the list.

@@ -262,6 +262,7 @@ def test_masks_of_the_decoder_stay_apart(norm_first, s):
 # ------------------------------------------------------------------------------------------------ limits and laws
 
 
+@pytest.mark.states("limiting case")
 @both_norms
 def test_a_block_without_branches_is_its_residual_path(norm_first):
     """With W^O = 0 and W₂ = 0 pre-norm is the identity, bit for bit, and post-norm is LN(LN(x)).

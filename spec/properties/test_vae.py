@@ -176,6 +176,7 @@ def test_a_sample_moves_with_its_parameters(mu, logvar, seed):
     laws.assert_close(by_logvar, 0.5 * (z - mu))
 
 
+@pytest.mark.states("dependence")
 @given(mu=MEANS, logvar=LOGVARS, seed=seeds())
 def test_noise_does_not_depend_on_its_parameters(mu, logvar, seed):
     """(z − μ) / σ is the same ε for every μ and σ: all randomness is outside of the parameters.
@@ -205,6 +206,7 @@ def test_samples_have_the_moments_of_the_posterior():
         assert gap < limit, f"expected a moment {power} of {value} within {limit:.4f}, found it {gap:.4f} away"
 
 
+@pytest.mark.states("dependence")
 def test_every_sample_and_dimension_has_noise_of_its_own():
     """ε of two data points, or of two latent dimensions, is uncorrelated: the batch does not share one sample.
 
@@ -381,6 +383,7 @@ def test_more_samples_lower_the_variance():
     assert 0.05 < ratio < 0.075, f"expected 1/16 of the variance, found {ratio:.4f}"
 
 
+@pytest.mark.states("limiting case")
 def test_exact_posterior_makes_every_sample_tell_log_p():
     """With q(z|x) = p(z|x) each log p(x, z) − log q(z|x) equals log p(x): the estimator has no variance at all.
 
