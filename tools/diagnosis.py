@@ -32,8 +32,8 @@ def main(items: list[str], root: Path | None = None) -> int:
             lent = ("--borrow",) if package == TUNED else ()
             targets.append(Target(bug_name(bug), (bug["item"],), (f"--impl={copy}", *lent)))
         right = 0
-        for n, (name, failed) in enumerate(run_specs(targets), 1):
-            ranked = suspects(name.partition("/")[0], set(failed), root)
+        for n, (name, failed, ran) in enumerate(run_specs(targets), 1):
+            ranked = suspects(name.partition("/")[0], set(failed), ran, root)
             first = [s.bug for s in ranked if s.likeness == ranked[0].likeness]
             right += name in first
             verdict = (

@@ -62,7 +62,7 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
             named[name] = mutant
             targets.append(Target(name, (item_id,), (f"--impl={copy}",)))
         alive = []
-        for n, (name, failed) in enumerate(run_specs(targets, jobs, one_is_enough=True), 1):
+        for n, (name, failed, _) in enumerate(run_specs(targets, jobs, one_is_enough=True), 1):
             if not failed:
                 alive.append(name)
                 print(f"[{n}/{len(targets)}] SURVIVES {name}", flush=True)
@@ -75,7 +75,7 @@ def main(item_id: str, sample: int, seed: int, jobs: int | None = None, root: Pa
             for target in targets
             if target.name in alive and (others := sharers(named[target.name]))
         ]
-        for name, failed in run_specs(shared, jobs, one_is_enough=True):
+        for name, failed, _ in run_specs(shared, jobs, one_is_enough=True):
             if failed:
                 alive.remove(name)
                 print(f"killed by the specs of an item that shares the code: {name}", flush=True)

@@ -124,7 +124,8 @@ def _failure(result, item, state, broken, width, root):
     # Of a bug that was asked for by name the name is no news.
     if root and not result.subject.startswith("bug "):
         where = None if result.subject in (PACKAGE, TUNED) else own_path(result.subject, item)
-        for line in likely_mistakes(item.id, broken, root, where):
+        specs = [s for s in result.specs if item.id in s["items"]]
+        for line in likely_mistakes(item.id, specs, root, where):
             yield from _labelled("like", line, width)
     if len(broken) > 1:
         others = sorted({s["function"] for s in broken} - {first["function"]})

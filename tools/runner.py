@@ -24,7 +24,7 @@ class Target:
 
 
 def run_specs(targets, jobs: int | None = None, one_is_enough: bool = False):
-    """Yields (name, {failed spec: evidence}) for each target, as it is decided.
+    """Yields (name, {failed spec: evidence}, specs that ran last) for each target, as it is decided.
 
     Golden values and properties first; behaviours only for what those let live. A run is a fork of this process, which
     has imported everything already.
@@ -57,9 +57,9 @@ def run_specs(targets, jobs: int | None = None, one_is_enough: bool = False):
             )
             how = f"see pytest {' '.join(target.options)}{asked}"
             raise SystemExit(f"{target.name}: the run itself broke ({status}); {how}")
-        failed = json.loads(text)
+        failed, ran = json.loads(text)
         if failed or kinds == KINDS[2:] or target.specs:
-            yield target.name, failed
+            yield target.name, failed, set(ran)
         else:
             waiting.append((target, KINDS[2:]))
 
@@ -93,12 +93,13 @@ def _warm_up(long: bool):
 
 
 def _child(target, kinds, options, result_file):
-    """One pytest run; writes failed specs → evidence, and never returns."""
+    """One pytest run; writes failed specs → evidence and all that ran, and never returns."""
     import pytest
     from hypothesis import Phase, settings
 
     class Watcher:
         failed: dict[str, str] = {}
+        ran: set[str] = set()
 
         def pytest_collection(self):
             # Which specs fail is asked, not on how small an input: shrinking would take most of the time.
@@ -106,6 +107,7 @@ def _child(target, kinds, options, result_file):
             settings.load_profile("runner")
 
         def pytest_runtest_logreport(self, report):
+            self.ran.add(report.nodeid)
             if getattr(report, "spec_outcome", report.outcome) == "failed":
                 self.failed[report.nodeid] = getattr(report, "evidence", "") or report.longreprtext[-300:]
 
@@ -122,6 +124,6 @@ def _child(target, kinds, options, result_file):
         chosen = [*target.options, *items, "--hypothesis-profile", "ci", *(target.specs or folders)]
         status = pytest.main([*quiet, *options, *chosen], plugins=[watcher])
         if status in (0, 1, 5):
-            Path(result_file).write_text(json.dumps(watcher.failed), encoding="utf-8")
+            Path(result_file).write_text(json.dumps([watcher.failed, sorted(watcher.ran)]), encoding="utf-8")
     finally:
         os._exit(int(status))

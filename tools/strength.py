@@ -33,7 +33,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False, new:
     named = {bug_name(b): b for b in bugs}
     targets = [Target(n, (b["item"],), ("--bug", n), _few(known[n]) if recorded else ()) for n, b in named.items()]
     kills = {}
-    for n, (name, failed) in enumerate(run_specs(targets, jobs, one_is_enough=recorded), 1):
+    for n, (name, failed, _) in enumerate(run_specs(targets, jobs, one_is_enough=recorded), 1):
         verdict = "caught" if failed and recorded else f"caught by {len(failed)} specs" if failed else "SURVIVES"
         print(f"[{n}/{len(bugs)}] {name:<60} {verdict}", flush=True)
         kills[name] = sorted(failed)
@@ -91,7 +91,7 @@ def _failing_without_a_bug(item_of: dict[str, str], kills: dict[str, list[str]],
     for bug, item in item_of.items():
         always[item] = always.get(item, set(kills[bug])) & set(kills[bug])
     targets = [Target(item, (item,), (), tuple(sorted(specs))) for item, specs in always.items() if specs]
-    return [f"{spec} fails without any bug" for _, failed in run_specs(targets, jobs) for spec in sorted(failed)]
+    return [f"{spec} fails without any bug" for _, failed, _ in run_specs(targets, jobs) for spec in sorted(failed)]
 
 
 def _is_wrong_value(evidence: str) -> bool:

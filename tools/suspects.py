@@ -21,17 +21,19 @@ class Suspect:
     where: str
 
 
-def likely_mistakes(item: str, broken: list[dict], root: Path, where: str | None = None) -> list[str]:
+def likely_mistakes(item: str, specs: list[dict], root: Path, where: str | None = None) -> list[str]:
     """What the failed specs of an item are like, in a line each; none where nothing is like them.
 
     Args:
-        broken: the failed specs, with their evidence. Where as many failed for a name or an argument that is not there
-            as for a wrong value, no value is to blame.
+        specs: those of the item that were asked of the subject, with outcome and evidence. Where as many failed for a
+            name or an argument that is not there as for a wrong value, no value is to blame.
         where: the file to look at; None for the reference's, in which the bugs are known.
     """
+    broken = [s for s in specs if s["outcome"] == "failed"]
     if 2 * sum(is_structural(s["evidence"]) for s in broken) >= len(broken):
         return []
-    ranked = suspects(item, {s["nodeid"] for s in broken}, root)
+    ran = {s["nodeid"] for s in specs if s["outcome"] in ("passed", "failed")}
+    ranked = suspects(item, {s["nodeid"] for s in broken}, ran, root)
     first = [s for s in ranked if s.likeness == ranked[0].likeness][:3]
     # One failed spec, or several bugs that fail as this does, is evidence, and no proof.
     exact = len(first) == 1 and first[0].likeness == 1 and len(broken) > 1
@@ -39,11 +41,12 @@ def likely_mistakes(item: str, broken: list[dict], root: Path, where: str | None
     return [f"{how} '{s.bug.partition('/')[2]}': {s.story} (look at {where or s.where})" for s in first]
 
 
-def suspects(item: str, failed: set[str], root: Path) -> list[Suspect]:
+def suspects(item: str, failed: set[str], ran: set[str], root: Path) -> list[Suspect]:
     """The known bugs of an item that fail most alike, the likeliest first; those that tie share the first likeness.
 
     Args:
         failed: node ids of the item's failed specs.
+        ran: of those that passed or failed. What was not asked, a convention of the project say, could not fail.
     """
     file = root / KILLS
     if not file.is_file():
@@ -53,7 +56,7 @@ def suspects(item: str, failed: set[str], root: Path) -> list[Suspect]:
     for bug in all_bugs(root):
         name = bug_name(bug)
         if bug["item"] == item and kills.get(name):
-            likeness = _likeness(failed, set(kills[name]))
+            likeness = _likeness(failed, set(kills[name]) & ran)
             if likeness >= ENOUGH:
                 found.append(Suspect(name, likeness, bug["story"], _where(bug, root)))
     return sorted(found, key=lambda s: -s.likeness)
@@ -63,7 +66,7 @@ def _likeness(failed: set[str], killing: set[str]) -> float:
     """Jaccard's index of two sets of specs, of the kinds that were run against the bug."""
     if not any(k.startswith("spec/behaviours/") for k in killing):
         failed = {f for f in failed if not f.startswith("spec/behaviours/")}
-    return len(failed & killing) / len(failed | killing)
+    return len(failed & killing) / len(failed | killing) if killing else 0
 
 
 def _where(bug: dict, root: Path) -> str:

@@ -246,8 +246,16 @@ def test_pytests_count_is_that_of_the_specs(house):
     assert re.search(r"collected 5 items / 1 deselected / 4 selected", shown), shown
 
 
-def broken(item, *evidence):
-    return [{"nodeid": f"spec/golden/test_{item}.py::test_{n}", "evidence": e} for n, e in enumerate(evidence)]
+def broken(item, *evidence, passed=range(0)):
+    found = dict(enumerate(evidence)) | dict.fromkeys(passed, "")
+    return [
+        {
+            "nodeid": f"spec/golden/test_{item}.py::test_{n}",
+            "outcome": "passed" if n in passed else "failed",
+            "evidence": e,
+        }
+        for n, e in found.items()
+    ]
 
 
 @pytest.fixture
@@ -274,7 +282,22 @@ def test_a_mistake_is_named_where_its_specs_fail(known):
 def test_a_mistake_is_named_with_care_where_others_fit(known):
     found = likely_mistakes("triple", broken("triple", *[WRONG] * 4)[2:], known)
     assert [f.partition(":")[0] for f in found] == ["may be one of 2"] * 2
-    assert likely_mistakes("triple", broken("triple", WRONG), known)[0].startswith("may be 'a'")
+    assert likely_mistakes("triple", broken("triple", WRONG, passed=range(1, 4)), known)[0].startswith("may be 'a'")
+
+
+def test_a_spec_that_was_not_asked_is_no_evidence(known):
+    """Of the five specs that kill `d` three are conventions of the project."""
+    file = known / "spec/bugs/triple.toml"
+    bug = file.read_text().split("[[bug]]")[1].replace('"a"', '"d"')
+    file.write_text(f"{file.read_text()}[[bug]]{bug}")
+    kills = json.loads((known / "spec/bugs/kills.json").read_text())
+    kills["triple/d"] = [f"spec/golden/test_triple.py::test_{n}" for n in range(4, 9)]
+    (known / "spec/bugs/kills.json").write_text(json.dumps(kills))
+    failed = broken("triple", *[WRONG] * 6, passed=range(4))
+    assert likely_mistakes("triple", failed, known)[0].startswith("fails exactly like 'd'")
+    assert likely_mistakes("triple", failed + broken("triple", *[WRONG] * 9, passed=range(9))[6:], known) == []
+    waiting = [s | {"outcome": "pending"} for s in broken("triple", *[WRONG] * 9)[6:]]
+    assert likely_mistakes("triple", failed + waiting, known)[0].startswith("fails exactly like 'd'")
 
 
 @pytest.mark.parametrize(
@@ -292,14 +315,34 @@ def test_what_is_not_there_is_no_known_mistake(known, evidence):
     assert likely_mistakes("triple", broken("triple", WRONG, WRONG, evidence), known) != []
 
 
+CONVENTION = '''
+import pytest
+
+from impl.layers.triple import triple
+
+
+@pytest.mark.item("triple")
+@pytest.mark.project_convention
+def test_convention_{name}():
+    """Its page says what it does.
+
+    Convention: ours.
+    """
+    assert triple.__doc__
+'''
+
+
 def test_a_reader_is_never_sent_to_the_reference(house):
     house.write(
         "spec/bugs/triple.toml",
         '[[bug]]\nitem = "triple"\nid = "four"\nstory = "a story"\nfile = "impl/layers/triple.py"\nfind = "3 * x"\n',
     )
-    names = [("golden", "value_at_one"), ("behaviours", "grows_step_by_step")]
-    kills = [f"spec/{kind}/test_triple_{kind}.py::test_{name}" for kind, name in names]
-    house.write("spec/bugs/kills.json", json.dumps({"triple/four": kills}))
+    kills = ["golden/test_triple_golden.py::test_value_at_one"]
+    kills += ["behaviours/test_triple_behaviours.py::test_grows_step_by_step"]
+    for n in range(3):  # killing specs as well, but not asked of `mine`
+        house.write(f"spec/properties/test_convention_{n}.py", CONVENTION.format(name=n))
+        kills.append(f"properties/test_convention_{n}.py::test_convention_{n}")
+    house.write("spec/bugs/kills.json", json.dumps({"triple/four": [f"spec/{k}" for k in kills]}))
     house.skeleton()
     house.write("mine/layers/triple.py", "def triple(x):\n    return 4 * x\n")
     shown = " ".join(text_of(house.run("--impl", "mine", "--item", "triple")).split())
