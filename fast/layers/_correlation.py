@@ -26,6 +26,7 @@ from ._window import indices, pad, positions
 from .numerics import at_least_float32
 
 FEWEST = 8  # channels of a product; below, it moves more elements than it multiplies
+FEW = 4  # channels of an image; below, as of colours, all taps make one product
 UNIT = (1, 1)  # stride
 
 
@@ -38,7 +39,7 @@ def correlate(x, w, stride, dilation, groups):
         stride, dilation: pairs, along H and along W.
     """
     x, w = as_of_products(x, w)
-    if max(stride) > 1 or x.shape[1] < FEWEST:
+    if max(stride) > 1 or x.shape[1] < FEW:
         return _gather(x, w, stride, dilation, groups)
     return _Correlate.apply(x, w, dilation, groups)
 
@@ -183,10 +184,8 @@ class _Spread(torch.autograd.Function):
         ctx.how = dilation, groups
         channels, length = w.shape[1], size[0] * size[1]
         flat, first = _flattened_amid_zeros(y, size, groups)
-        products = []
-        for matrix, tap in zip(
-            _matrices(w, groups, len(y)).mT.split(channels, dim=1), _taps(size, w.shape[2:], dilation)
-        ):
+        matrices, products = _matrices(w, groups, len(y)).mT.split(channels, dim=1), []
+        for matrix, tap in zip(matrices, _taps(size, w.shape[2:], dilation)):
             start = first - tap.start
             products.append((matrix, flat[..., start : start + length]))
         x = y.new_empty(len(y), channels * groups, *size)  # no view: it may be changed in place
