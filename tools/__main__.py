@@ -61,6 +61,10 @@ def main(argv=None) -> int:
     processors.add_argument("--product", action="store_true", help="every core with every capability and thread count")
     processors.add_argument("--cell", action="append", default=[], metavar="WORD", help="only cells so named")
     processors.add_argument("--jobs", type=int, metavar="N", help="cells side by side; default: one a core")
+    shuffle = add("shuffle", "do the specs hold in any order, with any examples, on any number of workers?")
+    shuffle.add_argument("--runs", type=int, default=20, metavar="N", help="default: 20")
+    shuffle.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run; default: 0")
+    shuffle.add_argument("--impl", default="impl", metavar="PACKAGE", help="the implementation under test")
     bench = add("bench", "time our layers next to the libraries', same inputs, same run")
     bench.add_argument("--seconds", type=float, default=1.0, help="time a measurement; default: 1")
     bench.add_argument("--subject", action="append", default=[], choices=["impl", "fast"], help="only this one")
@@ -71,7 +75,7 @@ def main(argv=None) -> int:
     lines.description, lines.formatter_class = rule.__doc__, argparse.RawDescriptionHelpFormatter
     lines.add_argument("--impl", default="impl", metavar="PACKAGE", help="the subject that is counted; default: impl")
     lines.add_argument("--before", metavar="REV", help="count a git revision as well, and show the difference")
-    for sub in (golden, strength, peers, laws, claims, diagnosis, bench, processors, lines):
+    for sub in (golden, strength, peers, laws, claims, diagnosis, bench, processors, lines, shuffle):
         sub.add_argument("--item", action="append", default=[], metavar="ID", help="only this item (repeatable)")
     arguments = parser.parse_args(argv)
     try:
@@ -147,6 +151,10 @@ def _run(arguments) -> int:
 
             a = arguments
             return run(a.specs, a.kills, a.product, a.item, a.cell, a.jobs)
+        case "shuffle":
+            from tools.shuffle import main as run
+
+            return run(arguments.runs, arguments.seed, arguments.item, arguments.impl)
         case "lines":
             from tools.lines import main as run
 

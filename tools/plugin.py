@@ -1,6 +1,7 @@
 """The pytest plugin: which implementation is tested, what each spec's outcome means, and the roadmap's progress."""
 
 import json
+import random
 import shutil
 import tempfile
 from functools import wraps
@@ -79,6 +80,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--section", action="append", default=[], dest="sections", metavar="TITLE", help="only this section"
     )
+    group.addoption("--order-seed", type=int, metavar="N", help="run the specs in a random order, the same for one N")
     group.addoption("--bug", metavar="ITEM/BUG", help="test the reference, or fast, with this bug of spec/bugs put in")
 
 
@@ -222,6 +224,8 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=spared)
     before = [t.nodeid for t in items if t.nodeid in run.specs]
     result = yield
+    if config.option.order_seed is not None:  # last: what else sorts the specs has done so; workers agree on the seed
+        random.Random(config.option.order_seed).shuffle(items)
     kept = {t.nodeid for t in items}
     run.deselected = {nodeid for nodeid in before if nodeid not in kept}
     return result

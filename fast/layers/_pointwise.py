@@ -50,12 +50,18 @@ def pointwise(value: Callable[..., Tensor], *gradients: Callable[..., Tensor]) -
     return lambda *arguments: Pointwise.apply(value, gradients, *arguments)
 
 
+# Elements of a block: value, derivative and input of one stay in the cache from the first step of `both` to the last.
+BLOCK = 1 << 18
+
+
 class Kept(Function):
     """(value and derivative, derivative, x, …) → value(x, …); the derivative is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, both, derivative, x, *constants):
-        value, found = both(x, *constants)
+        value, found = torch.empty_like(x), torch.empty_like(x)
+        for block in _blocks(x, value, found):
+            both(*block, *constants)
         ctx.save_for_backward(x, found)
         ctx.derivative, ctx.constants = derivative, constants
         return value
@@ -69,8 +75,20 @@ class Kept(Function):
 
 
 def kept(both: Callable, derivative: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function of which `both` gives value and derivative, and `derivative` the latter by differentiable steps."""
+    """A function, of x and constants, that computes its derivative along with its value.
+
+    Args:
+        both: (x, value, derivative, …) writes the last two, which it is given as memory and may use in between.
+        derivative: (x, …) → the derivative by differentiable steps.
+    """
     return lambda x, *constants: Kept.apply(both, derivative, x, *constants)
+
+
+def _blocks(*tensors):
+    """The tensors' elements in blocks, where they lie one after another; the compiler makes blocks of its own."""
+    if torch.compiler.is_compiling() or not all(t.is_contiguous() for t in tensors):
+        return [tensors]
+    return zip(*(t.view(-1).split(BLOCK) for t in tensors))
 
 
 # ---------------------------------------------------------------- rectifiers; at 0 their derivative is that of the left
@@ -81,18 +99,17 @@ def positive(x):
     return x.sign().clamp_(min=0)
 
 
-def slope(x, a):
+def slope(x, a, out=None):
     """1 where x > 0, else the constant a, both exact."""
     if 0 <= a <= 1:
-        return x.sign().clamp_(min=a)
+        return torch.sign(x, out=out).clamp_(min=a)
     right = positive(x)
-    return right.sub(right - 1, alpha=a)
+    return torch.sub(right, right - 1, alpha=a, out=out)
 
 
-def leaky(x, a):
+def leaky(x, value, derivative, a):
     """max(0, x) + a min(0, x), and its slope."""
-    found = slope(x, a)
-    return x * found, found
+    torch.mul(x, slope(x, a, out=derivative), out=value)
 
 
 leaky_rectifier = kept(leaky, slope)
@@ -105,18 +122,17 @@ parametric_rectifier = pointwise(
 )
 
 
-def exponential(x, alpha):
+def exponential(x, value, derivative, alpha):
     """max(0, x) + α (e^min(0, x) − 1), and 1 where x > 0, else α e^x.
 
     expm1 keeps the digits that e^x − 1 loses near 0; the clamp keeps e^x finite on the side that does not need it.
     """
-    below = x.clamp(max=0).expm1_()
-    value = x.relu().add_(below, alpha=alpha)
-    derivative = below.add_(1)
+    below = torch.clamp(x, max=0, out=derivative).expm1_()
+    torch.clamp(x, min=0, out=value).add_(below, alpha=alpha)
+    derivative.add_(1)
     if alpha != 1:
         right = positive(x)
-        derivative = derivative.sub_(right).mul_(alpha).add_(right)  # exactly 1 where x > 0
-    return value, derivative
+        derivative.sub_(right).mul_(alpha).add_(right)  # exactly 1 where x > 0
 
 
 def exponential_derivative(x, alpha):
@@ -134,28 +150,25 @@ def normal_cdf(x):
     return x.mul(-sqrt(1 / 2)).erfc_().mul_(1 / 2)  # ½ erfc(−x/√2): ½ (1 + erf(x/√2)) has no digits far to the left
 
 
-def gaussian(x):
-    """x Φ(x), and Φ(x) + x φ(x) with φ = Φ′ = e^(−x²/2)/√(2π).
-
-    e^−z is s/(1 − s) with s = σ(−z): in all faster than one exp.
-    """
-    cdf = normal_cdf(x)
-    value = cdf * x
-    s = torch.addcmul(x.new_zeros(()), x, x, value=-1 / 2).sigmoid_()
-    rest = 1 - s
-    return value, cdf.addcdiv_(s.mul_(x), rest, value=1 / sqrt(2 * pi))
+def gaussian(x, value, derivative):
+    """x Φ(x), and Φ(x) + x φ(x) with φ = Φ′ = e^(−x²/2)/√(2π), Φ as in `normal_cdf`."""
+    scaled = torch.mul(x, -sqrt(1 / 2), out=value)
+    density = torch.addcmul(x.new_zeros(()), scaled, scaled, value=-1, out=derivative).exp_()
+    cdf = scaled.erfc_().mul_(1 / 2)
+    torch.addcmul(cdf, density, x, value=1 / sqrt(2 * pi), out=derivative)
+    cdf.mul_(x)
 
 
 gaussian_gate = kept(gaussian, lambda x: normal_cdf(x) + x * (x.square() / -2).exp() / sqrt(2 * pi))
 
 
-def tanh_gaussian(x):
+def tanh_gaussian(x, value, derivative):
     """x σ(u) with u = √(8/π) (x + 0.044715 x³), and σ(u) + x σ(u) (1 − σ(u)) u′; beyond ±30 σ(u) is 0 or 1."""
     z, one = x.clamp(-30, 30), x.new_ones(())
-    s = torch.addcmul(one, z, z, value=0.044715).mul_(z).mul_(sqrt(8 / pi)).sigmoid_()
-    value = s * x
-    rate = torch.addcmul(one, z, z, value=3 * 0.044715).mul_(1 - s).mul_(value)
-    return value, s.add_(rate, alpha=sqrt(8 / pi))
+    s = torch.addcmul(one, z, z, value=0.044715, out=derivative).mul_(z).mul_(sqrt(8 / pi)).sigmoid_()
+    torch.mul(s, x, out=value)
+    rate = torch.addcmul(one, z, z, value=3 * 0.044715, out=z).mul_(1 - s).mul_(value)
+    s.add_(rate, alpha=sqrt(8 / pi))
 
 
 def tanh_gaussian_derivative(x):
@@ -167,12 +180,11 @@ def tanh_gaussian_derivative(x):
 tanh_gaussian_gate = kept(tanh_gaussian, tanh_gaussian_derivative)
 
 
-def logistic(x):
-    """x σ(x), and σ(x) + x σ(x) (1 − σ(x))."""
-    s = x.sigmoid()
-    value = s * x
-    rest = 1 - s
-    return value, s.addcmul_(value, rest)
+def logistic(x, value, derivative):
+    """x σ(x), and σ(x) + x σ(x) (1 − σ(x)), which lies x σ(x) of the way from σ(x) to 1."""
+    s = torch.sigmoid(x, out=derivative)
+    torch.mul(s, x, out=value)
+    s.lerp_(x.new_ones(()).expand_as(x), value)
 
 
 logistic_gate = kept(logistic, lambda x: x.sigmoid() * (1 + x * (-x).sigmoid()))
@@ -184,25 +196,25 @@ logistic_gate = kept(logistic, lambda x: x.sigmoid() * (1 + x * (-x).sigmoid()))
 SIXTH = nextafter(1 / 6, inf)
 
 
-def ramp(x):
+def ramp(x, out=None):
     """ReLU6(x + 3)/6."""
-    return torch.add(x.new_full((), 1 / 2), x, alpha=SIXTH).clamp_(0, 1)
+    return torch.add(x.new_full((), 1 / 2), x, alpha=SIXTH, out=out).clamp_(0, 1)
 
 
-def ramp_derivative(x):
+def ramp_derivative(x, out=None):
     """1/6 for |x| < 3, else 0: 9 − x² scaled so that its least positive value is above 1/6."""
     scale = 1 / torch.finfo(x.dtype).eps
-    return torch.addcmul(x.new_full((), 9 * scale), x, x, value=-scale).clamp_(0, 1 / 6)
+    return torch.addcmul(x.new_full((), 9 * scale), x, x, value=-scale, out=out).clamp_(0, 1 / 6)
 
 
-hard_sigmoid = pointwise(ramp, lambda dy, x: dy * ramp_derivative(x))
+hard_sigmoid = pointwise(ramp, lambda dy, x: ramp_derivative(x).mul_(dy))
 
 
-def hard_swish(x):
+def hard_swish(x, value, derivative):
     """x r(x), and r(x) + x r′(x), r the ramp."""
-    r = ramp(x)
-    value = r * x
-    return value, r.addcmul_(x, ramp_derivative(x))
+    r, rate = ramp(x, out=value), ramp_derivative(x, out=derivative)
+    torch.addcmul(r, x, rate, out=derivative)
+    r.mul_(x)
 
 
 hard_gate = kept(hard_swish, lambda x: ramp(x) + x * ramp_derivative(x))

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._autocast import without_autocast
+
 
 def standardize(input: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple, over: tuple, eps: float):
     """y, μ and σ² of x, with S the dimensions `over`.
@@ -43,12 +45,9 @@ class _Standardize(torch.autograd.Function):
     def forward(ctx, input, weight, bias, over, eps):
         mean = input.mean(over, keepdim=True, dtype=torch.promote_types(input.dtype, torch.float32))
         output = input - mean
-        # A norm along the last dimension squares and adds in one pass; `square()` of everything would write a tensor.
-        squares = torch.linalg.vector_norm(output, dim=-1, keepdim=True).square()
-        variance = squares.sum(over, keepdim=True) / _count(input, over)
-        output.mul_(inverse_root(variance, eps))
-        if weight is not None:
-            output.mul_(weight)
+        variance = _squares(output, over) / _count(input, over)
+        for factor in _factors(inverse_root(variance, eps), weight, over):
+            output.mul_(factor)
         if bias is not None:
             output.add_(bias)
         ctx.over, ctx.eps, ctx.has_bias = over, eps, bias is not None
@@ -56,27 +55,50 @@ class _Standardize(torch.autograd.Function):
         return output.to(input.dtype), mean, variance
 
     @staticmethod
+    @without_autocast
     def backward(ctx, d_output, d_mean, d_variance):
         input, weight, mean, variance = ctx.saved_tensors
         over, count = ctx.over, _count(input, ctx.over)
-        d_output, gain = d_output.to(mean.dtype), 1 if weight is None else weight
+        d_output = d_output.to(mean.dtype)
         r = inverse_root(variance, ctx.eps)
         centred = input - mean
 
-        # γ's gradient and the mean over S both add up ∂y·x̂: first along the dimensions that they share.
+        # γ's gradient and the mean over S both add up ∂y·(x − μ): first along the dimensions that they share.
         shared = over if weight is None else [d for d, size in enumerate(weight.shape) if size == 1]
-        moment = _sum(d_output * centred, [d for d in over if d in shared]).mul_(r)
-        d_weight = None if weight is None else _sum(moment, shared)
-        d_bias = _sum(d_output, shared) if ctx.has_bias else None
-        moment = _sum(moment.mul_(gain), over) / count  # mean of g·x̂
-        gradient = d_output * gain  # g
-        level = _sum(gradient, over) / count  # mean of g
+        both = [d for d in over if d in shared]
+        product = d_output * centred
+        moment, level = _sum(product, both), _sum(d_output, both)
+        d_weight = None if weight is None else _sum_of_products(moment, r, shared)
+        d_bias = _sum(level, shared) if ctx.has_bias else None
+        if weight is not None:
+            gain = weight.to(mean.dtype)
+            moment, level = _sum_of_products(moment, gain, over), _sum_of_products(level, gain, over)
+        moment, level = r * moment / count, level / count  # means of g·x̂ and of g
 
         # ∂μ/∂x = 1/m and ∂σ²/∂x = 2 (x − μ)/m join in where μ and σ² are used further.
-        level = r * level - d_mean / count
-        moment = r.square() * moment - 2 * d_variance / count
-        d_input = gradient.mul_(r).sub_(level).addcmul_(centred, moment, value=-1)
-        return d_input, d_weight, d_bias, None, None
+        level = d_mean / count - r * level
+        moment = 2 * d_variance / count - r.square() * moment
+        # Memory that was just used is in the cache, new memory is not; a graph needs what it saved.
+        free = (None, None) if torch.is_grad_enabled() else (product, centred)
+        d_input = torch.mul(centred, moment, out=free[0])
+        *first, last = _factors(r, weight, over)
+        if first:
+            d_output = torch.mul(d_output, weight, out=free[1])
+        return d_input.addcmul_(d_output, last).add_(level), d_weight, d_bias, None, None
+
+
+def _factors(r, weight, over):
+    """Of what scales x − μ, r and γ: their product, unless that is as large as x."""
+    if weight is None:
+        return [r]
+    return [weight, r] if all(weight.shape[d] > 1 for d in over) else [r * weight]
+
+
+def _squares(centred, over):
+    """Σ_S (x − μ)²."""
+    if centred.shape[-1] > 1:  # a norm along the last dimension squares and adds in one pass, without another tensor
+        return torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square().sum(over, keepdim=True)
+    return centred.square().sum(over, keepdim=True)
 
 
 def _count(tensor, dims):
@@ -85,3 +107,10 @@ def _count(tensor, dims):
 
 def _sum(tensor, dims):
     return tensor.sum(dims, keepdim=True) if dims else tensor
+
+
+def _sum_of_products(tensor, factor, dims):
+    """Σ tensor·factor; of matrices as a product, which writes no tensor of their size."""
+    if tensor.dim() == 2:
+        return tensor @ factor.mT if tuple(dims) == (1,) else factor.mT @ tensor
+    return _sum(tensor * factor, dims)

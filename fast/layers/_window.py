@@ -44,6 +44,15 @@ def extents(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [step * (k - 1) + 1 for k, step in zip(kernel, dilation)]
 
 
+def indices(size, count, kernel, stride, dilation, device) -> Tensor:
+    """s·p + l·t as an index into a flattened input of `size`, for `count` positions a side: (taps · positions,)."""
+    index = torch.zeros(1, 1, dtype=torch.long, device=device)
+    for n, p, k, s, step in zip(size, count, kernel, stride, dilation):
+        along = step * torch.arange(k, device=device)[:, None] + s * torch.arange(p, device=device)
+        index = (index[:, None, :, None] * n + along[:, None]).flatten(2).flatten(0, 1)
+    return index.flatten()
+
+
 MARGINS = ("zeros", "reflect", "replicate", "circular")
 
 

@@ -15,7 +15,7 @@ Hardsigmoid, so that Hardswish has 0 at −3 and 1 at 3. Hardsigmoid is MobileNe
 (arXiv:1511.00363) has slope 1/2, an older Keras 1/5.
 """
 
-from math import pi, sqrt
+from math import nextafter, pi, sqrt
 
 import torch
 from jaxtyping import Float
@@ -31,14 +31,9 @@ def rectify(x: Tensor, a: float | Tensor) -> Tensor:
     return x * (right + a * (1 - right))
 
 
-def swish(x: Tensor) -> Tensor:
-    """x σ(x)."""
-    return x * x.sigmoid()
-
-
-def relu6(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6), with a derivative of 0 at both kinks."""
-    return (6 - (6 - x).relu()).relu()
+def ramp(x: Tensor) -> Tensor:
+    """ReLU6(x + 3)/6 = max(0, 1 − max(0, ½ − x/6)); 1/6 is rounded up, so that the derivative at both kinks is 0."""
+    return (1 - torch.add(x.new_full((), 1 / 2), x, alpha=-nextafter(1 / 6, 1)).relu_()).relu_()
 
 
 class LeakyReLU(nn.Module):
@@ -109,7 +104,7 @@ class ELU(nn.Module):
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         # expm1 keeps the digits that e^x − 1 loses near 0.
-        return input.relu() + self.alpha * torch.expm1(input.clamp(max=0))
+        return torch.add(input.relu(), torch.expm1(input.clamp(max=0)), alpha=self.alpha)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -146,7 +141,7 @@ class SiLU(nn.Module):
     """x σ(x), σ the logistic function."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return swish(input)
+        return input * input.sigmoid()
 
 
 class Swish(nn.Module):
@@ -187,11 +182,11 @@ class Hardsigmoid(nn.Module):
     """ReLU6(x + 3) / 6: 0 up to −3, 1 from 3 on, a straight line between."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return relu6(input + 3) / 6
+        return ramp(input)
 
 
 class Hardswish(nn.Module):
     """x ReLU6(x + 3) / 6: 0 up to −3, x from 3 on, a parabola between; needs no exponential."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return input * (relu6(input + 3) / 6)
+        return input * ramp(input)

@@ -17,7 +17,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .activation import GELU, swish
+from .activation import GELU
 from .checks import check_sizes
 from .linear import Linear
 
@@ -48,7 +48,26 @@ class GLU(nn.Module):
         return f"dim={self.dim}"
 
 
-class SwiGLU(nn.Module):
+def swish(z: Tensor) -> Tensor:
+    """z σ(z)."""
+    return z * z.sigmoid()
+
+
+class _GatedFeedForward(nn.Module):
+    """W and V from the input to the hidden width, and W₂ from there to the output; a subclass is the equation."""
+
+    def __init__(self, in_features, hidden_features=None, out_features=None, bias=False, multiple_of=1):
+        super().__init__()
+        given = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
+        check_sizes(multiple_of=multiple_of, **{name: size for name, size in given.items() if size is not None})
+        if hidden_features is None:
+            hidden_features = math.ceil(8 * in_features / (3 * multiple_of)) * multiple_of
+        self.gate_proj = Linear(in_features, hidden_features, bias)  # W
+        self.up_proj = Linear(in_features, hidden_features, bias)  # V
+        self.down_proj = Linear(hidden_features, in_features if out_features is None else out_features, bias)  # W₂
+
+
+class SwiGLU(_GatedFeedForward):
     """(Swish(x W) ⊗ x V) W₂ over the last dimension: LLaMA's feed-forward layer.
 
     Args:
@@ -70,16 +89,13 @@ class SwiGLU(nn.Module):
         bias: bool = False,
         multiple_of: int = 1,
     ):
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = _projections(
-            in_features, hidden_features, out_features, bias, multiple_of
-        )
+        super().__init__(in_features, hidden_features, out_features, bias, multiple_of)
 
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.down_proj(swish(self.gate_proj(input)) * self.up_proj(input))
 
 
-class GEGLU(nn.Module):
+class GEGLU(_GatedFeedForward):
     """(GELU(x W) ⊗ x V) W₂ over the last dimension: the feed-forward layer of T5 v1.1 and Gemma.
 
     Args:
@@ -103,24 +119,8 @@ class GEGLU(nn.Module):
         multiple_of: int = 1,
         approximate: str = "none",
     ):
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = _projections(
-            in_features, hidden_features, out_features, bias, multiple_of
-        )
+        super().__init__(in_features, hidden_features, out_features, bias, multiple_of)
         self.gelu = GELU(approximate)
 
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.down_proj(self.gelu(self.gate_proj(input)) * self.up_proj(input))
-
-
-def _projections(in_features, hidden_features, out_features, bias, multiple_of):
-    """W and V from the input to the hidden width, and W₂ from there to the output."""
-    given = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
-    check_sizes(multiple_of=multiple_of, **{name: size for name, size in given.items() if size is not None})
-    if hidden_features is None:
-        hidden_features = math.ceil(8 * in_features / (3 * multiple_of)) * multiple_of
-    return (
-        Linear(in_features, hidden_features, bias),
-        Linear(in_features, hidden_features, bias),
-        Linear(hidden_features, in_features if out_features is None else out_features, bias),
-    )

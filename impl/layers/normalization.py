@@ -35,15 +35,16 @@ class _Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape)) if bias else None  # β
 
     def statistics(self, x, over):
-        """x − μ, μ and σ² over the dimensions of S; E[x²] − μ² would lose the digits of values far from 0."""
-        mean = x.mean(over, keepdim=True)
+        """x − μ, μ, σ² and m over the dimensions of S; E[x²] − μ² would lose the digits of values far from 0."""
+        m = math.prod([x.shape[dim] for dim in over])
+        mean = x.sum(over, keepdim=True) / m
         centred = x - mean
-        return centred, mean, centred.square().mean(over, keepdim=True)
+        return centred, mean, centred.square().sum(over, keepdim=True) / m, m
 
     def normalize(self, centred, variance, shape):
         """y, with γ and β of a shape that broadcasts against x."""
-        y = centred * (at_least_float32(variance) + self.eps).rsqrt()
-        y = y if self.weight is None else y * self.weight.reshape(shape)
+        scale = (at_least_float32(variance) + self.eps).rsqrt()
+        y = centred * (scale if self.weight is None else scale * self.weight.reshape(shape))
         return y if self.bias is None else y + self.bias.reshape(shape)
 
 
@@ -71,12 +72,11 @@ class _ChannelNorm(_Norm):
         x, shape = at_least_float32(input), (-1, *[1] * (input.dim() - 2))
         if self.training or self.running_mean is None:
             over = [dim for dim in range(input.dim()) if dim not in self.apart]
-            n = math.prod([input.shape[dim] for dim in over])  # |S|
-            if n < 2 or input.shape[0] == 0:
+            centred, mean, variance, m = self.statistics(x, over)
+            if m < 2 or input.shape[0] == 0:
                 raise ValueError(f"expected more than 1 value per channel, got shape {tuple(input.shape)}")
-            centred, mean, variance = self.statistics(x, over)
             if self.running_mean is not None:
-                self._track(mean, variance * (n / (n - 1)))
+                self._track(mean, variance * (m / (m - 1)))
         else:
             centred, variance = x - self.running_mean.reshape(shape), self.running_var.reshape(shape)
         return self.normalize(centred, variance, shape).to(input.dtype)
@@ -213,8 +213,7 @@ class LayerNorm(_Norm):
         trailing = len(self.normalized_shape)
         if input.shape[-trailing:] != self.normalized_shape:
             raise ValueError(f"expected an input ending in {self.normalized_shape}, got shape {tuple(input.shape)}")
-        x = at_least_float32(input)
-        centred, _, variance = self.statistics(x, tuple(range(-trailing, 0)))
+        centred, _, variance, _ = self.statistics(at_least_float32(input), tuple(range(-trailing, 0)))
         return self.normalize(centred, variance, self.normalized_shape).to(input.dtype)
 
     def extra_repr(self) -> str:
@@ -248,7 +247,7 @@ class GroupNorm(_Norm):
         check_floating(input)
         check_channels(input, self.num_channels)
         x = at_least_float32(input).unflatten(1, (self.num_groups, -1))  # N G C/G *
-        centred, _, variance = self.statistics(x, tuple(range(2, x.dim())))
+        centred, _, variance, _ = self.statistics(x, tuple(range(2, x.dim())))
         y = self.normalize(centred, variance, (self.num_groups, -1, *[1] * (input.dim() - 2)))
         return y.flatten(1, 2).to(input.dtype)
 

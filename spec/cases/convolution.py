@@ -71,7 +71,7 @@ CASES = [
         dilation=(2, 3),
         groups=2,
     ),
-    _case("dilated-conv", Conv2d, "Conv2d, same, no bias", (3, 2, 4, 5), 1, (1, 3), padding="same", bias=False),
+    _case("dilated-conv", Conv2d, "Conv2d, same, no bias", (3, 4, 4, 5), 1, (1, 3), padding="same", bias=False),
     _case("dilated-conv", Conv2d, "Conv2d, mirrored", (2, 3, 4, 5), 2, 3, padding=(2, 1), padding_mode="reflect"),
     _case(
         "dilated-conv",

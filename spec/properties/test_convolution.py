@@ -271,13 +271,14 @@ def test_weights_are_initialised_uniform(kind, kernel):
 
 
 @dilated
-def test_convolution_has_second_derivatives():
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1)])
+def test_convolution_has_second_derivatives(stride):
     """The gradient's own gradient is that of central differences, with stride, dilation and groups.
 
     Source: the definition of the derivative; gradient penalties differentiate twice.
     """
-    module = Conv2d(2, 4, (2, 1), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
-    laws.gradient_correct(module, normal(2, 2, 4, 3), second_order=True)
+    module = Conv2d(4, 2, (2, 1), stride=stride, padding=(1, 0), dilation=(1, 2), groups=2)
+    laws.gradient_correct(module, normal(2, 4, 4, 3), second_order=True)
 
 
 @dilated
@@ -287,8 +288,8 @@ def test_convolutions_take_the_precision_of_an_autocast_region(bias):
 
     Source: the contract of torch.autocast: convolutions are among what it casts, for their speed.
     """
-    image, sequence = Conv2d(3, 4, (2, 3), stride=(2, 1), bias=bias), Conv1d(3, 4, 2, dilation=2, bias=bias)
-    for module, x in ((image, normal(2, 3, 5, 6)), (sequence, normal(2, 3, 7))):
+    image, sequence = Conv2d(3, 4, (2, 3), stride=(2, 1), bias=bias), Conv1d(4, 6, 2, dilation=2, bias=bias)
+    for module, x in ((image, normal(2, 3, 5, 6)), (sequence, normal(2, 4, 7))):
         exact = module.double()(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             laws.assert_same(module(x), exact)
@@ -332,14 +333,15 @@ def test_the_output_of_a_convolution_may_be_changed_in_place(build, shape, bias)
 
 @dilated
 @pytest.mark.filterwarnings("ignore:Complex modules")  # torch says that they are new
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1)])
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 3)])
-def test_gradients_of_complex_images_conjugate_the_other_factor(kernel):
+def test_gradients_of_complex_images_conjugate_the_other_factor(kernel, stride):
     """For complex x and w, ∂/∂x and ∂/∂w are Σ w̄·ȳ' and Σ x̄·ȳ', as torch's: for w = x = i and |y|² both are 2i.
 
     Convention: autograd's, the gradient of a real loss is the direction of steepest ascent (Wirtinger, conjugated).
     """
-    ours = Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
-    theirs = nn.Conv2d(4, 6, kernel, (2, 1), (1, 0), (1, 2), groups=2).to(torch.complex128)
+    ours = Conv2d(4, 6, kernel, stride, (1, 0), (1, 2), groups=2).to(torch.complex128)
+    theirs = nn.Conv2d(4, 6, kernel, stride, (1, 0), (1, 2), groups=2).to(torch.complex128)
     for n, parameter in enumerate(ours.parameters()):
         parameter.data.copy_(normal(*parameter.shape, seed=n, dtype=torch.complex128))
     theirs.load_state_dict(ours.state_dict())
