@@ -35,6 +35,7 @@ class Contract:
         state: key of the state dict → shape, an expression in the arguments: {"weight": "(num_features,)"}. A
             submodule with a weight, "out_proj" of "out_proj.weight", is one that may be called by itself.
         attributes: name → what it is, for attributes of an instance that no signature shows.
+        loads: key that `load_state_dict` takes besides those of the state → what it does with it.
         remembers: what is kept between calls; empty if nothing is.
         library: dotted name of a counterpart that takes the same arguments; states trade with it and outputs agree.
         inputs: sample inputs of a call, in float64, for the comparison with the library.
@@ -47,6 +48,7 @@ class Contract:
     ranges: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    loads: Mapping[str, str] = field(default_factory=dict)
     remembers: str = ""
     library: str = ""
     inputs: Callable[[Mapping], tuple] | None = None
@@ -187,6 +189,7 @@ def in_words(contract: Contract) -> list[str]:
         lines.append("state: " + ", ".join(f"{key} {shape}" for key, shape in contract.state.items()))
     if any(key.endswith(".weight") for key in contract.state):
         lines.append("what precedes .weight in a key is a submodule that may be called by itself")
+    lines += [f"load_state_dict also takes {key}: {what}" for key, what in contract.loads.items()]
     lines += [f".{name}: {what}" for name, what in contract.attributes.items()]
     if contract.remembers:
         lines.append(f"between calls: {contract.remembers}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools import imports, words
+from tools import contracts, imports, promised, reads, words
 from tools.bugs import all_bugs
 from tools.roadmap import KINDS, ROADMAP, load
 from tools.specfile import SpecFile, asserts_something, mentioned_items, spec_files
@@ -264,6 +264,13 @@ def unusual_word(root: Path, files):
         yield Finding(where, "unusual-word", what)
 
 
+def beyond_contract(root: Path, files):
+    """A spec that everybody is asked reads of the subject's objects what no contract names."""
+    for found in reads.unpromised(root, promised.promises_of(root, contracts.all_contracts(root))):
+        what = f"{found.what}, which no contract names; promise it there, or mark a convention of the project as one"
+        yield Finding(found.where, "beyond-contract", what)
+
+
 PER_REPOSITORY = (
     recipe_imports_the_subject,
     identical_golden_arrays,
@@ -274,6 +281,7 @@ PER_REPOSITORY = (
     import_circle,
     private_import,
     unusual_word,
+    beyond_contract,
 )
 
 # Sums, products of matrices and elementary functions: NumPy, SciPy, torch and jax each have several kernels for them.

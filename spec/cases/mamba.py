@@ -180,6 +180,7 @@ CONTRACTS = [
             "backbone.norm_f.weight": "(d_model,)",
         }
         | _mixer("backbone.layers.0.mixer."),
+        loads={"lm_head.weight": "the embeddings once more, as released weights hold them; others raise"},
         remembers="nothing; states are the caller's",
     ),
     Contract(

@@ -12,7 +12,7 @@ SEEN = []
 
 
 def test_a_writes():
-    """Writing leaves something behind.
+    """Writing leaves a trace.
 
     Source: none.
     """
