@@ -95,6 +95,40 @@ def promises_of(root: Path, contracts: Iterable = ()) -> dict[str, Promise]:
     return found
 
 
+def inner_names(root: Path, promises: dict[str, Promise]) -> set[str]:
+    """What only the reference's classes have: no contract names it, nor has a base class or a class of the specs."""
+    known = {n for p in promises.values() for n in (*p.names, *p.callable_parts, *".".join(p.state).split("."))}
+    known |= _names_of_classes(root / "spec")
+    return _names_of_classes(root / "impl") - known - _common_names()
+
+
+def _names_of_classes(folder: Path) -> set[str]:
+    """What the classes of a folder define or assign."""
+    found = set()
+    for file in folder.rglob("*.py"):
+        classes = (n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef))
+        for one in classes:
+            assigned = (t for n in one.body if isinstance(n, ast.Assign) for t in n.targets)
+            found |= {t.id for t in assigned if isinstance(t, ast.Name)}
+            for node in ast.walk(one):
+                match node:
+                    case ast.Attribute(attr=name, ctx=ast.Store()) | ast.FunctionDef(name=name):
+                        found.add(name)
+                    case ast.AnnAssign(target=ast.Name(id=name)):
+                        found.add(name)
+    return found
+
+
+@cache
+def _common_names() -> frozenset[str]:
+    import numpy
+    import torch
+
+    others = (torch.Tensor, torch.Generator, torch.autograd.Function, numpy.ndarray, str, dict, list, set, float)
+    others += (torch.autograd.function.FunctionCtx, Path)
+    return names_of("Module") | names_of("Optimizer") | {name for one in others for name in dir(one)}
+
+
 def _faces(root: Path):
     """Public classes and functions as the skeleton shows them, and whether it has them whole."""
     reference = root / "impl"

@@ -1,7 +1,7 @@
 """Follows objects of the subject through spec files, and finds what is read of them that no contract names.
 
-From the constructor on: through assignments, loops, helpers, lambdas and `parametrize`. What cannot be followed is not
-judged.
+From the constructor on: through assignments, loops, helpers, lambdas and `parametrize`. Of what cannot
+be followed, only a name that the reference alone has is a finding.
 """
 
 import ast
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools.promised import Promise, names_of, without_index
+from tools.promised import Promise, inner_names, names_of, without_index
 
 # Methods that return the object itself, and functions that return their argument or a copy of it.
 _ITSELF = {"double", "float", "half", "bfloat16", "to", "cpu", "type", "eval", "train", "requires_grad_", "apply"}
 _ITSELF |= {"to_empty", "__enter__"}
 _COPIES = {"copy.deepcopy", "copy.copy", "deepcopy", "torch.compile", "iter", "next", "list", "tuple", "set", "sorted"}
 _COPIES |= {"reversed", "dict"}
-ANYTHING = ("anything",)
+ANYTHING, LIBRARY = ("anything",), ("library",)
 # So many calls within calls are followed.
 _DEEPEST = 6
 _CONVENTION = "mark.project_convention"
@@ -43,6 +43,8 @@ def unpromised(root: Path, promises: dict[str, Promise]) -> list[Unpromised]:
 class _Reader:
     """Follows objects of the subject through spec files: an expression has a set of types, `ANYTHING` if unknown.
 
+    `LIBRARY` is another library's module or what it defines.
+
     ("class", C), ("object", C), ("part", C, path) of its modules, ("state", C) its state dict, ("kept", C) an
     optimizer's state and ("kept of", C) that of one parameter, ("group", C) of its parameter groups, ("keys", …) of a
     dict literal, ("many", types), ("pair", types, types, …), and ("function", file, definition, environment).
@@ -50,6 +52,7 @@ class _Reader:
 
     def __init__(self, root: Path, promises: dict[str, Promise]):
         self.root, self.promises = root, promises
+        self.inner = inner_names(root, promises)
         self.found: set[Unpromised] = set()
         self.modules: dict[Path, dict] = {}
         self.done: dict = {}
@@ -73,10 +76,7 @@ class _Reader:
         names = self.modules[file] = {}
         before, self.file = self.file, file
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                for alias in node.names:
-                    names[alias.asname or alias.name] = self._imported(node.module, alias.name)
-            elif isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef):
                 names[node.name] = {("function", file, _Key(node), _Key(names))}
             else:
                 self._statement(node, names, False, 0)
@@ -94,7 +94,7 @@ class _Reader:
                 return {("module", inner)}
             file = self.root.joinpath(*module.split(".")).with_suffix(".py")
             return self._module(file).get(name, {ANYTHING}) if file.is_file() else {ANYTHING}
-        return {ANYTHING}
+        return {LIBRARY}
 
     def _parametrized(self, node: ast.FunctionDef, names: dict, file: Path) -> dict[str, set]:
         """Parameter → types that `parametrize` gives it."""
@@ -159,6 +159,10 @@ class _Reader:
                 names[node.name] = {("function", self.file, _Key(node), _Key(names))}
                 self._call(("function", self.file, _Key(node), _Key(names)), {}, depth + 1)
                 return set()
+            case ast.Import(names=imported):
+                names |= {(a.asname or a.name).partition(".")[0]: {LIBRARY} for a in imported}
+            case ast.ImportFrom(module=str(module), names=imported):
+                names |= {a.asname or a.name: self._imported(module, a.name) for a in imported}
             case ast.ClassDef():
                 names[node.name] = {ANYTHING}
                 return set()
@@ -391,6 +395,8 @@ class _Reader:
                     ok, result = True, {("kept " + attr, name)}
                 case ("module", file):
                     ok, result = True, self._module(file).get(attr, {ANYTHING})
+                case ("library",):
+                    ok, result = True, {LIBRARY}
                 case _:
                     ok, result = True, {ANYTHING}
             results |= result
@@ -399,6 +405,8 @@ class _Reader:
         if refused and len(refused) == len(types):
             what = sorted({f"{'.'.join(['', *one[2:], attr])} of {one[1]}" for one in refused})
             self._report(node, f"reads {', '.join(what)}")
+        if types == {ANYTHING} and attr in self.inner:
+            self._report(node, f"reads .{attr} of something")
         return results or {ANYTHING}
 
     def _of_object(self, name: str, attr: str) -> tuple[bool, set]:

@@ -154,7 +154,7 @@ CONTRACTS = [
         | {"head.weight": "(vocab_size, 2 * embed_dim)"},
         attributes={
             "words": "the table of words, called as a submodule",
-            "layers": "a ReversibleSequence, called; so are its blocks, their branches f and g, and their norm and part",
+            "layers": "a ReversibleSequence, called; so are its blocks, their branches f and g, and norm and part",
         },
     ),
     *(Contract(item="reformer", name=name, of=of) for name, of in _PLAIN.items()),

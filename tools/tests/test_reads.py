@@ -34,6 +34,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, depth: int = 2):
         super().__init__()
         self.width, self.depth, self.hidden = width, depth, 3
+        self.secret = 4
         self.parts = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
 
     @classmethod
@@ -151,6 +152,7 @@ BEYOND = {
     "step = Step([1])\n    assert [s['exp_avg'] for s in step.state.values()]": "expects the key 'exp_avg' of Step",
     "Step([1]).param_groups[0]['eps']": "expects the key 'eps' of Step",
     "Step([1]).hidden": "reads .hidden of Step",
+    "[m.secret for m in nn.ModuleList([module]).modules()]": "reads .secret of something",
 }
 
 WITHIN = (
@@ -163,6 +165,7 @@ WITHIN = (
     "step = Step([1], lr=3)\n    step.param_groups[0]['lr'], step.state[0]['sum'], step.state_dict(), step.zero_grad()",
     "Layer.shallow(3).width, Layer.__name__",
     "Other().hidden, module.forward(3).hidden, nn.Linear(2, 3).hidden",
+    "nn.functional.secret(3), [m.weight.shape for m in nn.ModuleList([module]).modules()]",
 )
 
 
