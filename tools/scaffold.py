@@ -58,7 +58,8 @@ def skeleton(
 
     Args:
         private: name → tree of the private modules next to it; what it re-exports from them is shown here.
-        contracts: public name → lines that its docstring ends with.
+        contracts: public name → lines that its docstring ends with; the name may be that of a method, "VAE.elbo", or of
+            a variant, "TopKRouter, noisy", which adds its own lines.
     """
     private = private or {}
     known = {name: node for tree in [*private.values(), ast.parse(text)] for name, node in _classes(tree).items()}
@@ -77,18 +78,27 @@ def skeleton(
         elif _assigns_all(node) or isinstance(node, ast.Assign):
             body.append(node)
     for node in body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in (contracts or {}):
-            _promise(node, contracts[node.name])
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            _promise(node, node.name, contracts or {})
+        for method in (n for n in getattr(node, "body", []) if isinstance(n, ast.FunctionDef)):
+            _promise(method, f"{node.name}.{method.name}", contracts or {}, "    ")
     module = ast.Module(body=_without_unused([node for node in body if node is not None]), type_ignores=[])
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
 
 
-def _promise(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> None:
-    """Put a contract at the end of a docstring."""
-    text = (ast.get_docstring(node) or "").rstrip()
-    wrapped = (textwrap.fill(x, 104, initial_indent="    ", subsequent_indent="        ") for x in lines)
-    promised = "\n\nContract:\n" + "\n".join(wrapped)
-    indented = (text + promised).replace("\n", "\n    ").replace("\n    \n", "\n\n") + "\n    "
+def _promise(node: ast.ClassDef | ast.FunctionDef, name: str, contracts: dict[str, list[str]], indent="") -> None:
+    """Put the contracts of a name at the end of its docstring."""
+    text, known = (ast.get_docstring(node) or "").rstrip(), set()
+    for title, lines in contracts.items():
+        own, _, variant = title.partition(", ")
+        new = [line for line in lines if line not in known] if own == name else []
+        if new:
+            wrapped = (textwrap.fill(x, 104, initial_indent="    ", subsequent_indent="        ") for x in new)
+            text += f"\n\nContract{variant and f' ({variant})'}:\n" + "\n".join(wrapped)
+            known |= set(new)
+    if not known:
+        return
+    indented = textwrap.indent(text, f"    {indent}").lstrip() + f"\n    {indent}"
     docstring = ast.Expr(ast.Constant(indented))
     node.body = [docstring, *(node.body[1:] if _is_docstring(node.body[0]) else node.body)]
 

@@ -174,4 +174,17 @@ def test_the_skeleton_carries_the_contract():
     start = "Twice.\n\nArgs:\n    times: how often.\n\nContract:\n    times: int >= 1\n    counterpart: a"
     assert documented.startswith(start)
     assert max(map(len, documented.splitlines())) <= 108
-    assert "Contract" not in scaffold.skeleton(text, contracts={"Triple": ["times: int >= 1"]})
+    assert "Contract" not in scaffold.skeleton(text, contracts={"Triple": ["times: int >= 1"], "Double": []})
+
+
+def test_methods_and_variants_have_their_contracts():
+    text = 'class Double:\n    """y = 2 x."""\n\n    def twice(self, n):\n        """Both."""\n        return 4\n'
+    contracts = {
+        "Double": ["one"],
+        "Double, noisy": ["one", "two"],
+        "Double.twice": ["n: int >= 1"],
+        "Double.gone": ["four"],
+    }
+    found = scaffold.skeleton(text, contracts=contracts)
+    assert '"""y = 2 x.\n\n    Contract:\n        one\n\n    Contract (noisy):\n        two\n    """' in found
+    assert '"""Both.\n\n        Contract:\n            n: int >= 1\n        """' in found
