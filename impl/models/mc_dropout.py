@@ -148,8 +148,13 @@ def log_likelihood(
 ) -> Float[Tensor, " batch"]:
     """log p(y|x) of each target under the mixture of T Gaussians N(ŷ_t, τ⁻¹ I).
 
+    Raises:
+        ValueError: τ that is not positive and finite.
+
     Source: Gal & Ghahramani 2015, eq. 8.
     """
+    if not 0 < tau < math.inf:
+        raise ValueError(f"expected a finite tau > 0, got {tau}")
     errors = (target - samples).square().unsqueeze(-1).flatten(2).sum(-1)
     size = math.prod(target.shape[1:])  # D
     mixture = torch.logsumexp(-0.5 * tau * errors, dim=0) - math.log(samples.shape[0])

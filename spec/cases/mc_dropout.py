@@ -148,5 +148,12 @@ CONTRACTS = [
         calls=({"p": 0.5, "length_scale": 1.0, "num_data": 10, "weight_decay": 1e-3},),
         ranges={"p": "[0, 1)", "length_scale": "(0, inf]", "num_data": "int >= 1", "weight_decay": "(0, inf]"},
     ),
+    Contract(
+        item="mc-dropout",
+        name="log_likelihood",
+        of=log_likelihood,
+        calls=({"samples": _random(4, 3, 5), "target": _random(3, 5), "tau": 0.7},),
+        ranges={"tau": "(0, inf)"},
+    ),
     Contract(item="mc-dropout", name="Dropout", of=Dropout, ranges={"p": "[0, 1]"}),
 ]
