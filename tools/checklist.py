@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools import peers, results
 from tools.bugs import KILLS, all_bugs, bug_name
-from tools.roadmap import KINDS, ROADMAP, Roadmap, load
+from tools.roadmap import KINDS, ROADMAP, Roadmap, RoadmapError, load
 from tools.subject import PACKAGE, resolve
 
 CHECKLIST = "CHECKLIST.md"
@@ -78,8 +78,16 @@ def complete_result(root: Path) -> results.Result:
 
 
 def ticked(root: Path) -> set[str]:
-    """The ids of the items that are committed as done."""
-    return set(tomllib.loads(_read(root / DONE)))
+    """The ids of the items that are committed as done.
+
+    Raises:
+        RoadmapError: the file is no TOML any more.
+    """
+    try:
+        return set(tomllib.loads(_read(root / DONE)))
+    except tomllib.TOMLDecodeError as error:
+        written = "`python -m tools checklist --update` writes it, nobody edits it"
+        raise RoadmapError(f"{DONE}: not valid TOML: {error}; {written}") from None
 
 
 def done(result: results.Result, roadmap: Roadmap) -> str:

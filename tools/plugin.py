@@ -39,6 +39,7 @@ class Run:
             self.subject = self._with_bug(option.bug)
         else:
             self.subject = subject.resolve(option.impl, self.root, option.borrow)
+        self.ticked = checklist.ticked(self.root)
         self.specs: dict[str, results.Spec] = {}
         self.seen: set[str] = set()  # spec files that were collected, whatever was chosen from them
         self.deselected: set[str] = set()
@@ -485,8 +486,7 @@ def _finish(session, run: Run) -> None:
         return
     if config.option.collectonly or not (run.specs or run.broken or run.wanted):
         return
-    ticked = checklist.ticked(run.root)
-    run.result = results.Result.of_run(run, run.collector.outcomes, ticked, succeeded=session.exitstatus == 0)
+    run.result = results.Result.of_run(run, run.collector.outcomes, run.ticked, succeeded=session.exitstatus == 0)
     if not run.temporary:
         run.result.write(run.root)
     terminal = config.pluginmanager.get_plugin("terminalreporter")

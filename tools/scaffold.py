@@ -159,7 +159,7 @@ def _with_reexports(tree: ast.Module, private):
             if wanted:
                 imports += [n for n in inner if isinstance(n, (ast.Import, ast.ImportFrom))]
     first = sum(isinstance(n, (ast.Import, ast.ImportFrom)) or _is_docstring(n) for n in tree.body)
-    return [*tree.body[:1], *imports, *tree.body[1:first], *definitions, *tree.body[first:]]
+    return [*tree.body[: min(first, 1)], *imports, *tree.body[1:first], *definitions, *tree.body[first:]]
 
 
 def _assigns_all(node) -> bool:
@@ -175,6 +175,9 @@ def _class(node: ast.ClassDef, known: dict[str, ast.ClassDef]) -> ast.ClassDef:
     kept += [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is None]
     public = [f for f in functions if not _is_private(f.name) and f.name not in _DROPPED]
     made = ast.ClassDef(node.name, bases, node.keywords, [*kept, *map(_function, public)], node.decorator_list)
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is not None]
+    if fields and "__init__" not in members and not node.decorator_list:
+        made.body.append(_function(ast.parse("def __init__(self): ...").body[0]))  # its fields' values are the solution
     if not public:
         made.body.append(_STUB)
     return made

@@ -104,6 +104,20 @@ def test_check_writes_nothing(house):
     assert not (house.root / "CHECKLIST.md").exists()
 
 
+def test_an_edited_file_is_told_from_a_generated_one(house, capsys):
+    house.run()
+    checklist.main(True, house.root)
+    house.edit("spec/done.toml", "double = { claims = 3", "double = { claims = 4")
+    assert checklist.main(False, house.root) == 1
+    assert (
+        "spec/done.toml: not as the last complete run; `python -m tools checklist --update`" in capsys.readouterr().out
+    )
+    house.edit("spec/done.toml", "triple = {", "triple {")
+    result = house.run("--item", "double")
+    assert result.ret != 0
+    assert "spec/done.toml: not valid TOML" in result.stderr.str()
+
+
 def test_ticked_ids_are_read_back(house):
     house.run()
     checklist.main(True, house.root)

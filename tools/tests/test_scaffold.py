@@ -188,3 +188,12 @@ def test_methods_and_variants_have_their_contracts():
     found = scaffold.skeleton(text, contracts=contracts)
     assert '"""y = 2 x.\n\n    Contract:\n        one\n\n    Contract (noisy):\n        two\n    """' in found
     assert '"""Both.\n\n        Contract:\n            n: int >= 1\n        """' in found
+
+
+def test_fields_with_values_wait_for_a_constructor():
+    text = 'class Cache:\n    key: int | None = None\n\n    def append(self, key):\n        """Adds."""\n'
+    made = scaffold.skeleton(text)
+    assert "key: int" not in made
+    assert "def __init__(self):\n        raise NotImplementedError" in made
+    with_own = text + "\n    def __init__(self, size):\n        self.size = size\n"
+    assert scaffold.skeleton(with_own).count("__init__") == 1
