@@ -26,7 +26,7 @@ def main(argv=None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, help):
-        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.".replace("?.", "?"))
 
     show = add("show", "what an item asks for: papers, public names, claims, bugs")
     show.add_argument("item", metavar="ITEM")

@@ -12,30 +12,39 @@ SHOWN = 60
 
 
 def main(runs: int, seed: int, items: list[str], impl: str = "impl", root: Path | None = None) -> int:
-    """`python -m tools shuffle`: 0 no run failed, 1 one did.
+    """`python -m tools shuffle`: 0 no run failed, 1 one did, and the others were not begun.
 
     Args:
         runs: each has an order and a seed of Hypothesis of its own; workers are 0, 1, 2 and 4 in turn.
-        seed: of the first run; run n has seed + n, so that any run can be repeated by itself.
+        seed: of the first run; run n has seed + n and the workers of that seed, so that a broken series goes on with
+            the next seed as if it had not been broken.
         items: ids; all if empty.
     """
     root = root or Path.cwd()
-    failed = []
-    for n in range(runs):
-        workers = WORKERS[n % len(WORKERS)]
-        command = [*f"pytest -q -n{workers} --order-seed {seed + n} --hypothesis-seed {seed + n}".split()]
-        command += ["--impl", impl] * (impl != "impl") + [word for item in items for word in ("--item", item)]
+    chosen = [*(["--impl", impl] if impl != "impl" else []), *(word for item in items for word in ("--item", item))]
+    took = []
+    for n, current in enumerate(range(seed, seed + runs), 1):
+        workers = WORKERS[current % len(WORKERS)]
+        command = f"pytest -q -n{workers} --order-seed {current} --hypothesis-seed {current}".split() + chosen
         start = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *command], cwd=root, capture_output=True, text=True)
+        took.append(time.monotonic() - start)
         lines = done.stdout.strip().splitlines() or [done.stderr.strip() or "no output"]
         verdict = "green" if done.returncode == 0 else f"FAILED with status {done.returncode}"
-        took = f"{time.monotonic() - start:.0f} s"
-        print(f"[{n + 1}/{runs}] {workers} workers, seed {seed + n}: {verdict}, {took}: {lines[-1]}", flush=True)
+        print(f"[{n}/{runs}] {workers} workers, seed {current}: {verdict}, {took[-1]:.0f} s: {lines[-1]}", flush=True)
         if done.returncode:
-            failed.append(command)
-            print("\n".join(["", *lines[-SHOWN:], "", f"again: {shlex.join(command)}", ""]), flush=True)
-    if failed:
-        print(f"{len(failed)} of {runs} runs failed:", *map(shlex.join, failed), sep="\n  ")
-        return 1
-    print(f"{runs} runs in random order: none failed")
+            print("\n".join(["", *lines[-SHOWN:], ""]))
+            print(
+                f"run {n} of {runs} failed after {n - 1} green ones: {workers} workers, order and examples of {current}"
+            )
+            print(f"  again: python -m {shlex.join(command)}")
+            rest = ["shuffle", "--runs", str(runs - n), "--seed", str(current + 1), *chosen]
+            if n < runs:
+                print(f"  on:    python -m tools {shlex.join(rest)}")
+            return 1
+    print(f"{runs} runs in random order, seeds {seed} to {seed + runs - 1}: none failed; {_range(took)} s each")
     return 0
+
+
+def _range(seconds: list[float]) -> str:
+    return f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "0"

@@ -1,5 +1,7 @@
 """Runs in random order: one seed is one order, on any number of workers, and a spec that depends on others is found."""
 
+import re
+
 import pytest
 
 from tools import shuffle
@@ -46,14 +48,33 @@ def test_a_shuffled_run_is_complete(house):
     assert "2 of 3 done" in " ".join(result.outlines)
 
 
+def test_a_broken_series_goes_on_as_if_it_were_not(house, capsys):
+    shuffle.main(3, 0, ["triple"], root=house.root)
+    whole = re.findall(r"(\d) workers, seed (\d)", capsys.readouterr().out)
+    shuffle.main(1, 0, ["triple"], root=house.root)
+    shuffle.main(2, 1, ["triple"], root=house.root)
+    assert (
+        re.findall(r"(\d) workers, seed (\d)", capsys.readouterr().out) == whole == [("0", "0"), ("1", "1"), ("2", "2")]
+    )
+
+
 @pytest.mark.parametrize("planted", [False, True])
 def test_a_spec_that_depends_on_another_is_found(house, capsys, planted):
     if planted:
         house.write("spec/properties/test_order.py", DEPENDENT)
     assert shuffle.main(5, 0, [], root=house.root) == planted
     said = capsys.readouterr().out
-    assert [w for w in ("0", "1", "2", "4", "0") if f"] {w} workers" in said] and "[5/5] 0 workers, seed 4" in said
     if planted:
-        assert "test_b_reads" in said and "again: pytest -q -n" in said and "--order-seed" in said
+        assert "test_b_reads" in said
+        (workers, seed) = re.search(
+            r"failed after \d green ones: (\d) workers, order and examples of (\d)", said
+        ).groups()
+        assert f"  again: python -m pytest -q -n{workers} --order-seed {seed} --hypothesis-seed {seed}\n" in said
+        assert (
+            f"[{int(seed) + 1}/5] {workers} workers, seed {seed}: FAILED" in said
+            and f"seed {int(seed) + 1}:" not in said
+        )
+        assert f"  on:    python -m tools shuffle --runs {4 - int(seed)} --seed {int(seed) + 1}" in said
     else:
-        assert "5 runs in random order: none failed" in said
+        assert [w for w in ("0", "1", "2", "4", "0") if f"] {w} workers" in said] and "[5/5] 0 workers, seed 4" in said
+        assert re.search(r"5 runs in random order, seeds 0 to 4: none failed; \d+ to \d+ s each", said)
