@@ -20,7 +20,7 @@ _COPIES |= {"reversed", "dict"}
 ANYTHING, LIBRARY = ("anything",), ("library",)
 # So many calls within calls are followed.
 _DEEPEST = 6
-_CONVENTION = "mark.project_convention"
+_CONVENTION, _UNKNOWN = "mark.project_convention", " of something"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ def unpromised(root: Path, promises: dict[str, Promise]) -> list[Unpromised]:
     for file in sorted((root / "spec").rglob("*.py")):
         if not file.is_relative_to(root / "spec" / "peers"):
             reader.read(file)
-    return sorted(reader.found, key=lambda u: (u.where, u.what))
+    known = {(u.where, u.what.split(" of ")[0]) for u in reader.found if not u.what.endswith(_UNKNOWN)}
+    found = (
+        u for u in reader.found if not u.what.endswith(_UNKNOWN) or (u.where, u.what[: -len(_UNKNOWN)]) not in known
+    )
+    return sorted(found, key=lambda u: (u.where, u.what))
 
 
 class _Reader:
@@ -247,7 +251,7 @@ class _Reader:
                 for one in (*filter(None, keys), *values):
                     self._types(one, names, depth)
                 return {("keys", tuple(filter(None, map(_pattern, filter(None, keys)))))}
-            case ast.BinOp(left=left, right=right, op=ast.BitOr() | ast.Add()):
+            case ast.BinOp(left=left, right=right, op=ast.BitOr() | ast.Add() | ast.Sub() | ast.BitAnd()):
                 return self._types(left, names, depth) | self._types(right, names, depth)
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 self._types(test, names, depth)
@@ -286,7 +290,7 @@ class _Reader:
         types = [self._types(side, names, depth) for side in sides]
         if isinstance(node.ops[0], ast.NotIn):
             return  # that a key is absent is asked
-        for kind in {t for side in types for t in side if t[0] == "state"}:
+        for kind in {t for side in types for t in side if t[0] in ("state", "kept of")}:
             for side in sides:
                 keys = side.elts if isinstance(side, (ast.Set, ast.List, ast.Tuple)) else [side]
                 for key in keys:
@@ -352,6 +356,8 @@ class _Reader:
                 return {_many({("kept of", name)})}
             case ("kept items", name):
                 return {_many({_pair({ANYTHING}, {("kept of", name)})})}
+            case ("kept keys", name):
+                return {("kept of", name)}
             case ("keys of", name):
                 return {("state", name)}
             case ("function", _, definition, _):
@@ -391,6 +397,8 @@ class _Reader:
                     ok, result = self._of_part(name, path, attr)
                 case ("state", name) if attr in ("keys", "copy"):
                     ok, result = True, {("keys of", name)}
+                case ("kept of", name) if attr == "keys":
+                    ok, result = True, {("kept keys", name)}
                 case ("kept", name) if attr in ("values", "items"):
                     ok, result = True, {("kept " + attr, name)}
                 case ("module", file):
@@ -406,7 +414,7 @@ class _Reader:
             what = sorted({f"{'.'.join(['', *one[2:], attr])} of {one[1]}" for one in refused})
             self._report(node, f"reads {', '.join(what)}")
         if types == {ANYTHING} and attr in self.inner:
-            self._report(node, f"reads .{attr} of something")
+            self._report(node, f"reads .{attr}{_UNKNOWN}")
         return results or {ANYTHING}
 
     def _of_object(self, name: str, attr: str) -> tuple[bool, set]:

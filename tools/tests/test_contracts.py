@@ -204,3 +204,8 @@ def test_a_counterpart_that_disagrees_is_found(wrong):
 
 def test_a_contract_in_words():
     assert contract.in_words(scaled(Scale))[:3] == ["width: int >= 1", "level: [0, 1]", "state: weight (width,)"]
+
+
+def test_what_may_be_loaded_besides_is_said():
+    loads = contract.Contract(item="x", name="X", of=object, loads={"old.weight": "ignored"})
+    assert contract.in_words(loads) == ["load_state_dict also takes old.weight: ignored"]

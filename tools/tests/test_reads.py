@@ -150,6 +150,8 @@ BEYOND = {
     "module.load_state_dict(module.state_dict() | {'scale': 1})": "expects the key 'scale' of Layer",
     "step = Step([module.parts[0].weight])\n    step.state[0]['exp_avg']": "expects the key 'exp_avg' of Step",
     "step = Step([1])\n    assert [s['exp_avg'] for s in step.state.values()]": "expects the key 'exp_avg' of Step",
+    "step = Step([1])\n    assert step.state[0].keys() - {'sum'} == {'exp_avg'}": "expects the key 'exp_avg' of Step",
+    "assert 'exp_avg' in Step([1]).state[0]": "expects the key 'exp_avg' of Step",
     "Step([1]).param_groups[0]['eps']": "expects the key 'eps' of Step",
     "Step([1]).hidden": "reads .hidden of Step",
     "[m.secret for m in nn.ModuleList([module]).modules()]": "reads .secret of something",
@@ -207,6 +209,15 @@ def test_without_a_contract_a_class_has_what_its_skeleton_shows(planted):
     planted("module.width, module.parts")
     found = unpromised(planted.house.root, promises_of(planted.house.root))
     assert {f.what for f in found} == {"reads .parts of Layer"}
+
+
+def test_a_helper_that_is_followed_is_reported_once(planted):
+    planted("pass")
+    helper = "def width_of(module):\n    return module.secret\n\n\nassert width_of(Layer(3))\n\n\n@EACH"
+    planted.house.edit("spec/properties/test_planted.py", "@EACH", helper)
+    found = unpromised(planted.house.root, promises_of(planted.house.root, CONTRACTS))
+    assert "reads .secret of Layer" in {f.what for f in found}
+    assert not {f.where for f in found if "something" in f.what} & {f.where for f in found if "Layer" in f.what}
 
 
 def test_the_line_is_that_of_the_spec(planted):
