@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 from tools import scaffold
-from tools.roadmap import ROADMAP, load
 
 
 @dataclass
@@ -55,7 +54,8 @@ def promises_of(root: Path, contracts: Iterable = ()) -> dict[str, Promise]:
     """
     found: dict[str, Promise] = {}
     bases: dict[str, list[str]] = {}
-    for node, is_whole in _faces(root):
+    faces = [(n, is_whole) for _, text, is_whole in scaffold.shown(root) for n in ast.parse(text).body]
+    for node, is_whole in ((n, w) for n, w in faces if isinstance(n, (ast.ClassDef, ast.FunctionDef))):
         promise = found.setdefault(node.name, Promise())
         if isinstance(node, ast.FunctionDef):
             promise.returns["__call__"] = node.returns
@@ -127,24 +127,6 @@ def _common_names() -> frozenset[str]:
     others = (torch.Tensor, torch.Generator, torch.autograd.Function, numpy.ndarray, str, dict, list, set, float)
     others += (torch.autograd.function.FunctionCtx, Path)
     return names_of("Module") | names_of("Optimizer") | {name for one in others for name in dir(one)}
-
-
-def _faces(root: Path):
-    """Public classes and functions as the skeleton shows them, and whether it has them whole."""
-    reference = root / "impl"
-    pages = {item.page(reference) for item in load(root / ROADMAP).items.values()}
-    files = sorted(p for p in reference.rglob("*.py") if "__pycache__" not in p.parts)
-    whole = scaffold._whole(reference, files, pages)
-    for file in files:
-        if scaffold._is_private_module(file):
-            continue
-        text = file.read_text(encoding="utf-8")
-        if file not in whole:
-            beside = [f for f in files if f.parent == file.parent and scaffold._is_private_module(f)]
-            text = scaffold.skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside})
-        for node in ast.parse(text).body:
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                yield node, file in whole
 
 
 def _documented(node: ast.ClassDef) -> set[str]:

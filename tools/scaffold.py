@@ -27,21 +27,10 @@ def main(folder: str, root: Path | None = None) -> int:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         print(f"{folder} exists and is not empty: nothing was written; choose another name")
         return 1
-    reference = root / PACKAGE
-    pages = {item.page(reference) for item in load(root / ROADMAP).items.values()}
-    files = sorted(p for p in reference.rglob("*.py") if "__pycache__" not in p.parts)
-    whole = _whole(reference, files, pages)
-    contracts = promises(root)
     stubs = 0
-    for file in files:
-        text = file.read_text(encoding="utf-8")
-        if file not in whole and _is_private_module(file):
-            continue  # an inner part of some item's solution
-        if file not in whole:
-            beside = [f for f in files if f.parent == file.parent and _is_private_module(f)]
-            text = skeleton(text, {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside}, contracts)
-            stubs += 1
-        made = target / file.relative_to(reference)
+    for file, text, is_whole in shown(root, promises(root)):
+        stubs += not is_whole
+        made = target / file.relative_to(root / PACKAGE)
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text(text, encoding="utf-8")
     _tidy(target)
@@ -49,6 +38,22 @@ def main(folder: str, root: Path | None = None) -> int:
     print(f"next: pytest --impl {folder}              your progress, 0 of the roadmap so far")
     print(f"      python -m tools next --impl {folder}  what to write first")
     return 0
+
+
+def shown(root: Path, contracts: dict[str, list[str]] | None = None):
+    """Each module that a skeleton has: the reference's file, what the skeleton has of it, and whether that is all."""
+    reference = root / PACKAGE
+    pages = {item.page(reference) for item in load(root / ROADMAP).items.values()}
+    files = sorted(p for p in reference.rglob("*.py") if "__pycache__" not in p.parts)
+    whole = _whole(reference, files, pages)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if file in whole:
+            yield file, text, True
+        elif not _is_private_module(file):  # that would be an inner part of some item's solution
+            beside = [f for f in files if f.parent == file.parent and _is_private_module(f)]
+            parts = {f.stem: ast.parse(f.read_text(encoding="utf-8")) for f in beside}
+            yield file, skeleton(text, parts, contracts), False
 
 
 def skeleton(
