@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-import torch._dynamo  # noqa: F401
+import torch._dynamo.repro.after_dynamo  # noqa: F401
 
 # pytester forgets the modules that a run imported; these cannot be loaded twice, so they are loaded before.
 import spec.strategies  # noqa: F401
@@ -155,6 +155,9 @@ class House:
 
 @pytest.fixture
 def house(pytester, monkeypatch) -> House:
+    # A test that read the real contracts has imported the real implementation; the house has one of its own.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "impl"]:
+        monkeypatch.delitem(sys.modules, name)
     # Two versions of a file within one second would share their byte code.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     # Programs that a test starts run these tools, not those that are installed from elsewhere.

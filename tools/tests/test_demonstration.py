@@ -1,12 +1,19 @@
 """What the training commands share: a run that resumes, a checkpoint that is never half written, a grid of images."""
 
+import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from impl.demonstration import arguments, digits, save_grid, train
+# By its path: an imported `impl` would be found by the runs that other tests make in this process.
+FILE = Path(__file__).parents[2] / "impl/demonstration.py"
+SPEC = importlib.util.spec_from_file_location("demonstration", FILE)
+demonstration = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(demonstration)
+arguments, digits, save_grid, train = (getattr(demonstration, name) for name in demonstration.__all__)
 
 
 def a_run(folder, steps, stop=None, report=lambda line: None):
