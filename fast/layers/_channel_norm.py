@@ -86,7 +86,7 @@ def check_size(name: str, size: int) -> None:
 
 
 def check_eps(eps: float) -> None:
-    if eps < 0:
+    if not eps >= 0:
         raise ValueError(f"expected eps >= 0, got {eps}")
 
 

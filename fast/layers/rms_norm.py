@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, eps: float):
         super().__init__()
-        if eps < 0:
+        if not eps >= 0:
             raise ValueError(f"expected eps >= 0, got {eps}")
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
