@@ -605,7 +605,7 @@ def works_on_meta(build, inputs):
     asked_of=("impl", "fast"),  # a documented error may need to look at data
 )
 def compiles(build, inputs):
-    with _without_shape_checks():  # they do not trace
+    with without_shape_checks():  # they do not trace
         function = _in_mode(build(), train=True)
         counterpart = copy.deepcopy(function)
         torch._dynamo.reset()
@@ -642,7 +642,7 @@ def transforms(build, inputs):
         return tuple(tensors(outputs))
 
     primals = (*(leaves[n] for n in places), *weights.values())
-    with _without_shape_checks(), warnings.catch_warnings():  # shape checks know no tensor of a transform
+    with without_shape_checks(), warnings.catch_warnings():  # shape checks know no tensor of a transform
         warnings.filterwarnings("ignore", "There is a performance drop")  # an operator that vmap calls once a sample
         tracked = tuple(t.clone().requires_grad_() for t in primals)
         outputs = call(tracked)
@@ -703,7 +703,7 @@ def may_be_changed_in_place(build, inputs):
 
 
 @contextlib.contextmanager
-def _without_shape_checks():
+def without_shape_checks():
     """As in a user's run: the annotations of shapes are documentation."""
     import jaxtyping
 
@@ -761,7 +761,7 @@ def rejects(call, mentions: Sequence[str] = (), shown: str = ""):
         shown: the call as a failure shows it; as it is written in the source if not given.
     """
     try:
-        with _without_shape_checks():  # the code itself must refuse, not the annotations that only specs check
+        with without_shape_checks():  # the code itself must refuse, not the annotations that only specs check
             call()
     except NotImplementedError:
         raise

@@ -142,7 +142,8 @@ def _verdict(line: int, dotted: str) -> list[tuple[int, str]]:
     if dotted == "torch.nn" or dotted.startswith("torch.optim"):
         ok = dotted in OPTIM | {"torch.nn", "torch.optim", "torch.optim.optimizer"}
     elif any(dotted == c or dotted.startswith(c if c.endswith("_") else c + ".") for c in CLOSED):
-        ok = dotted.startswith(("torch._foreach", "torch.__"))  # horizontal fusion of elementary operations
+        # Horizontal fusion of elementary operations; a name for one's own function, whose source is looked at as well.
+        ok = dotted.startswith(("torch._foreach", "torch.__")) or dotted == "torch.library.custom_op"
     elif dotted.startswith("torch.nn."):
         ok = dotted.split(".")[2] in NN
     else:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ._opaque import erfc
+
 
 class Pointwise(Function):
     """(value, gradients, x, a, …) → value(x, a, …)."""
@@ -152,6 +154,11 @@ def normal_cdf(x):
 
 def gaussian(x, value, derivative):
     """x Φ(x), and Φ(x) + x φ(x) with φ = Φ′ = e^(−x²/2)/√(2π), Φ as in `normal_cdf`."""
+    if torch.compiler.is_compiling():  # it makes the steps out of place into one pass
+        cdf = erfc(x * -sqrt(1 / 2)) / 2
+        derivative.copy_(cdf + x * (x.square() / -2).exp() / sqrt(2 * pi))
+        value.copy_(cdf * x)
+        return
     scaled = torch.mul(x, -sqrt(1 / 2), out=value)
     density = torch.addcmul(x.new_zeros(()), scaled, scaled, value=-1, out=derivative).exp_()
     cdf = scaled.erfc_().mul_(1 / 2)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ._opaque import turns
 from ._rotary import interpolated_frequencies, llama3_frequencies, ntk_frequencies, rotary_frequencies, rotate
 from .dropout import Dropout
 
@@ -46,7 +47,9 @@ def sinusoids(
     Source: Vaswani et al. 2017, arXiv:1706.03762, §3.5.
     """
     angles = positions[..., None] * rotary_frequencies(d_model, base).to(positions.device)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    opaque = torch.compiler.is_compiling() and not angles.requires_grad
+    pairs = turns(angles) if opaque else torch.stack([angles.sin(), angles.cos()], dim=-1)
+    return pairs.flatten(-2)
 
 
 def token_positions(key_mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
@@ -88,7 +91,7 @@ class SinusoidalPositionalEncoding(nn.Module):
             positions: of the first token, which the others follow, or of each token.
         """
         places = _positions(input, self.d_model, positions)
-        if isinstance(positions, int) and places.shape[0] > _STRIDE:
+        if isinstance(positions, int) and places.shape[0] > _STRIDE and not torch.compiler.is_compiling():
             encoding = _consecutive_sinusoids(places, self.d_model, self.base, input.dtype)
         else:
             encoding = sinusoids(places, self.d_model, self.base).to(input.dtype)

@@ -436,7 +436,7 @@ def test_observers_compile(observer, options):
     torch._dynamo.reset()
     first, second = observer(**options), observer(**options)
     compiled = torch.compile(first, backend="eager", fullgraph=True)
-    with laws._without_shape_checks():
+    with laws.without_shape_checks():
         for n in range(2):
             x = normal(2, 3, 4, seed=n, dtype=torch.float32)
             compiled(x), second(x)

@@ -455,6 +455,7 @@ def test_golden_file_with_a_pickle_fails(tmp_path):
         "import torch\ny = torch.ops.aten.gelu",
         "import torch\ny = getattr(torch.nn, 'Linear')",
         "from torch.optim import AdamW\n",
+        "from torch.library import Library\n",
         "import transformers\n",
         "import numpy\n",
     ],
@@ -471,6 +472,7 @@ def test_source_that_is_not_from_scratch_is_named(tmp_path, source):
         "import math\nimport torch\nfrom torch import Tensor, nn\nclass A(nn.Module): pass\n",
         "import torch\ny = torch.special.erf\nz = torch.softmax\nw = torch.linalg.qr\nv = torch._foreach_add_",
         "from torch.optim import Optimizer\n",
+        "from torch.library import custom_op\n",
         "from torch import nn\nm = nn.ModuleList([nn.Parameter, nn.Sequential])",
     ],
 )
