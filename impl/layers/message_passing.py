@@ -26,7 +26,7 @@ def check_graph(x: Tensor, edge_index: Tensor, width: int) -> None:
         raise ValueError(f"expected edges of shape (2, E) and int64, got {tuple(edge_index.shape)} {edge_index.dtype}")
 
 
-def sum_by_node(messages: Float[Tensor, "e *d"], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "n *d"]:
+def sum_by_node(messages: Float[Tensor, "e ..."], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "n ..."]:
     """The sum of the messages that each of n nodes receives; 0 for one that receives none.
 
     Half precision is summed in float32: in bfloat16, 256 + 1 = 256.
@@ -42,13 +42,13 @@ def mean_by_node(messages: Float[Tensor, "e d"], receiver: Int[Tensor, " e"], n:
     return (sum_by_node(wide, receiver, n) / count.clamp(min=1)[:, None]).to(messages.dtype)
 
 
-def max_by_node(messages: Float[Tensor, "e *d"], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "n *d"]:
+def max_by_node(messages: Float[Tensor, "e ..."], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "n ..."]:
     """The largest of the messages that each of n nodes receives, place by place; −∞ for one that receives none."""
     index = receiver.view(-1, *[1] * (messages.dim() - 1)).expand_as(messages)
     return messages.new_full((n, *messages.shape[1:]), -torch.inf).scatter_reduce(0, index, messages, "amax")
 
 
-def softmax_by_node(scores: Float[Tensor, "e *h"], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "e *h"]:
+def softmax_by_node(scores: Float[Tensor, "e ..."], receiver: Int[Tensor, " e"], n: int) -> Float[Tensor, "e ..."]:
     """Softmax of the scores over the edges that end in the same node, where −∞ excludes an edge.
 
     Every node must have an edge that is not excluded.

@@ -7,10 +7,10 @@ N(i) ∪ {i}, in each head:
     GATv2   e_ij = aᵀ LeakyReLU(W_t h_i + W_s h_j)                                         Brody et al., eq. 7
     α_ij = exp(e_ij) / Σ_k exp(e_ik),   h′_i = Σ_j α_ij W h_j                              eq. 2 and 4
 
-GAT's ranking of the j is the same for every i ("static attention"): LeakyReLU is monotone and a_tᵀ W h_i does not depend
-on j. GATv2 puts the nonlinearity between a and W, and each i may rank as it needs.
+GAT's ranking of the j is the same for every i ("static attention"): LeakyReLU is monotone and a_tᵀ W h_i does not know
+j. GATv2 puts the nonlinearity between a and W, and each i may rank as it needs.
 
-Convention: the heads' outputs are concatenated, or averaged in a last layer (eq. 5 and 6). A loop that a graph has already
+Convention: the heads' outputs are concatenated, or averaged in a last layer (eq. 5 and 6). A loop that is there already
 counts once. Dropout is on α as well.
 """
 

@@ -6,9 +6,9 @@ Kipf & Welling 2016, arXiv:1609.02907. With the adjacency A of n nodes and featu
     H′ = σ(Â H W)                                                    eq. 2
     Z = softmax(Â ReLU(Â X W⁰) W¹)                                   eq. 9
 
-Convention: A_ij is the weight of the edge from j to i, and D̃ counts what a node receives; a node that has a loop already
-keeps its weight and gets no second one; a bias is added after Â, as in PyTorch Geometric. The softmax belongs to the
-loss: the model gives logits.
+Convention: A_ij is the weight of the edge from j to i, and D̃ counts what a node receives; a node that has a loop keeps
+its weight and gets no second one; a bias is added after Â, as in PyTorch Geometric. The softmax belongs to the loss:
+the model gives logits.
 """
 
 import torch

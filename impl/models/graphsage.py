@@ -8,8 +8,8 @@ Hamilton, Ying & Leskovec 2017, arXiv:1706.02216, algorithm 1. For layers k = 1 
     mean   Σ_u h_u / |N(v)|                                  pool   max_u σ(W_pool h_u + b)                  eq. 3
     gcn    σ(W · mean({h_v} ∪ {h_u})), no concatenation      lstm   an LSTM over the neighbours' vectors     eq. 2; §3.3
 
-Convention: σ is ReLU; the last layer has none, as in the authors' code. A node without neighbours has h_N = 0, and a zero
-vector stays zero. The LSTM sees the neighbours in the order of the edges, in training in a random one.
+Convention: σ is ReLU; the last layer has none, as in the authors' code. A node without neighbours has h_N = 0, and a
+zero vector stays zero. The LSTM sees the neighbours in the order of the edges, in training in a random one.
 """
 
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ class SAGEConv(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """One step of a long short-term memory: c′ = σ(f) c + σ(i) tanh(g), h′ = σ(o) tanh(c′), [i, f, g, o] = W [x ‖ h] + b.
+    """One step of an LSTM: c′ = σ(f) c + σ(i) tanh(g), h′ = σ(o) tanh(c′), where [i, f, g, o] = W [x ‖ h] + b.
 
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers, Schmidhuber & Cummins 2000.
     """

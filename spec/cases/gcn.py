@@ -14,7 +14,7 @@ EDGES = torch.tensor([[0, 1, 0, 2, 2, 3, 1, 2], [1, 0, 1, 1, 2, 0, 2, 3]])
 COUPLED = {
     "batch_independent": "a node's output depends on its neighbours, which is the layer",
     "batch_independent_in_eval": "a node's output depends on its neighbours, which is the layer",
-    "empty_batch_is_defined": "edges have two rows also where there are no nodes; each item specifies a graph without nodes",
+    "empty_batch_is_defined": "edges have two rows also without nodes; each item specifies a graph without nodes",
 }
 
 

@@ -224,7 +224,7 @@ def test_renormalization_bounds_the_spectrum_by_one(n, seed):
     laws.assert_close(matrix @ root, root)
     laws.assert_close(matrix, matrix.T)
     values = torch.linalg.eigvalsh(matrix)
-    assert -1 < values[0] and values[-1] < 1 + 1e-10, f"expected eigenvalues in (−1, 1], found {values.tolist()}"
+    assert values[0] > -1 and values[-1] < 1 + 1e-10, f"expected eigenvalues in (−1, 1], found {values.tolist()}"
 
 
 def test_neighbours_of_a_star_are_weighted_by_both_degrees():
@@ -416,8 +416,8 @@ def test_published_initial_weights():
     bound = (6 / 500) ** 0.5
     largest = conv.weight.detach().abs().max().item()
     assert 0.999 * bound < largest <= bound * (1 + 1e-6), f"expected at most {bound}, found {largest}"
-    deviation = conv.weight.detach().std().item()
-    assert abs(deviation / (bound / 3**0.5) - 1) < 0.02, f"expected a deviation of {bound / 3**0.5}, found {deviation}"
+    spread = conv.weight.detach().std().item()
+    assert abs(spread / (bound / 3**0.5) - 1) < 0.02, f"expected a spread of {bound / 3**0.5}, found {spread}"
     laws.assert_same(conv.bias.detach(), torch.zeros(400))
 
 
