@@ -25,6 +25,7 @@ from ..layers.message_passing import Edges, check_graph, max_by_node, mean_by_no
 from ..layers.numerics import at_least_float32, softplus
 
 Nodes = Int[Tensor, " b"]
+Graph = Int[Tensor, "2 _"]  # one of several, each with its own number of edges
 
 
 class SAGEConv(nn.Module):
@@ -168,7 +169,7 @@ class GraphSAGE(nn.Module):
             SAGEConv(a, b, aggregator, activation=k < last) for k, (a, b) in enumerate(zip(widths, widths[1:]))
         )
 
-    def forward(self, x: Float[Tensor, "n d_in"], edge_index: Edges | Sequence[Edges]) -> Float[Tensor, "n d_out"]:
+    def forward(self, x: Float[Tensor, "n d_in"], edge_index: Graph | Sequence[Graph]) -> Float[Tensor, "n d_out"]:
         """Embeddings of all nodes.
 
         Args:
@@ -182,7 +183,7 @@ class GraphSAGE(nn.Module):
         return x
 
 
-def sample_neighbors(edge_index: Edges, nodes: Nodes, count: int, generator: Generator | None = None) -> Edges:
+def sample_neighbors(edge_index: Edges, nodes: Nodes, count: int, generator: Generator | None = None) -> Graph:
     """`count` edges into each of the nodes, uniformly: without replacement, or with it where there are fewer.
 
     Args:
@@ -210,7 +211,7 @@ def sample_neighbors(edge_index: Edges, nodes: Nodes, count: int, generator: Gen
 
 def sample_neighborhood(
     edge_index: Edges, nodes: Nodes, counts: Sequence[int], generator: Generator | None = None
-) -> tuple[Nodes, list[Edges]]:
+) -> tuple[Int[Tensor, " n"], list[Graph]]:
     """The nodes that the embeddings of some nodes are computed from, and the edges for each layer.
 
     Args:
@@ -220,7 +221,7 @@ def sample_neighborhood(
 
     Returns:
         ids of the nodes needed, the wanted ones first: x[ids] is the model's input; and the edges of each layer
-        between places in ids. At most 1 + S_K + S_K S_{K−1} + … nodes a wanted one, however large the graph.
+        between places in ids. At most (1 + S_K) … (1 + S_1) nodes a wanted one, however large the graph.
 
     Raises:
         ValueError: as `sample_neighbors`.

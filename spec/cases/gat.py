@@ -8,7 +8,7 @@ from spec.laws import reseed
 
 
 def _conv(of, **options):
-    reseed(0)
+    reseed(128)  # no score is near 0, where LeakyReLU has a kink and half precision may stand on its other side
     return of(3, 4, heads=2, negative_slope=0.3, **options)
 
 

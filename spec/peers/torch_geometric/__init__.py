@@ -1,0 +1,1 @@
+"""PyTorch Geometric under our public names."""
