@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-__all__ = ["arguments", "digits", "save_grid", "train"]
+from .optim.adamw import AdamW
+
+__all__ = ["arguments", "digits", "name_digits_along_a_graph", "nearest_neighbors", "save_grid", "save_points", "train"]
 
 
 def arguments(name: str, description: str, steps: int, given: list[str] | None = None) -> argparse.Namespace:
@@ -113,3 +115,91 @@ def save_grid(images: Float[Tensor, "n c h w"], path: Path, columns: int = 10, s
     sheet = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (H, W, 3)
     sheet = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     Image.fromarray((255 * sheet).round().byte().numpy()).save(path)
+
+
+def nearest_neighbors(x: Float[Tensor, "n ..."], k: int) -> Int[Tensor, "2 e"]:
+    """Edges to each of n points from the k others that are nearest to it: row 0 the neighbours, row 1 the point.
+
+    Raises:
+        ValueError: k below 1, or as large as n.
+    """
+    if not 1 <= k < len(x):
+        raise ValueError(f"expected 1 <= k < {len(x)} neighbours, got {k}")
+    near = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(torch.inf).topk(k, largest=False).indices
+    return torch.stack([near.flatten(), torch.arange(len(x)).repeat_interleave(k)])
+
+
+def save_points(points: Float[Tensor, "n d"], labels: Int[Tensor, " n"], path: Path, side: int = 480) -> None:
+    """Draws points as dots of one colour for each label, along the two directions in which they vary most, as a PNG.
+
+    Args:
+        labels: 0 to 9.
+        side: of the picture, in screen pixels.
+
+    Raises:
+        ValueError: fewer than 2 dimensions, NaN, or another number of labels than points.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        raise SystemExit("pictures are written with Pillow: pip install '.[demos]'") from None
+    if points.dim() != 2 or points.shape[1] < 2 or points.isnan().any() or labels.shape != points.shape[:1]:
+        found = f"{tuple(points.shape)}{' with NaN' if points.isnan().any() else ''} and {labels.numel()} labels"
+        raise ValueError(f"expected (n, 2 or more) points without NaN and n labels, got {found}")
+    centred = points.detach().double() - points.detach().double().mean(0)
+    flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    flat = flat / flat.abs().amax().clamp(min=1e-12)  # in [−1, 1]
+    colours = [
+        "#1f77b4",
+        "#ff7f0e",
+        "#2ca02c",
+        "#d62728",
+        "#9467bd",
+        "#8c564b",
+        "#e377c2",
+        "#7f7f7f",
+        "#bcbd22",
+        "#17becf",
+    ]
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    for (x, y), label in zip(((flat + 1) / 2 * (side - 9) + 4).tolist(), labels.tolist()):
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colours[label])
+    image.save(path)
+
+
+def name_digits_along_a_graph(
+    name: str, description: str, make: Callable[[], nn.Module], given: list[str] | None
+) -> None:
+    """A command: from ten labelled digits of each kind a model names the others, along a graph of similar ones.
+
+    Args:
+        name, description, given: as of `arguments`.
+        make: a model of (n, 64) nodes and (2, E) edges, to (n, 10) logits.
+    """
+    chosen = arguments(name, description, 300, given)
+    images, labels = digits()
+    x, edges = images.flatten(1), nearest_neighbors(images, 8)
+    generator = torch.Generator().manual_seed(chosen.seed)
+    order = torch.randperm(len(labels), generator=generator)
+    known = torch.cat([order[labels[order] == digit][:10] for digit in range(10)])
+    torch.manual_seed(chosen.seed)
+    model = make()
+    optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=5e-4)
+
+    def step():
+        torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))  # dropout's, from what is saved
+        log_p = model.train()(x, edges)[known].log_softmax(1)
+        loss = -log_p.gather(1, labels[known, None]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.item()}
+
+    train(step, {"model": model, "optimizer": optimizer}, chosen.steps, generator, chosen.out)
+    with torch.no_grad():
+        logits = model.eval()(x, edges)
+    unknown = torch.ones(len(labels), dtype=torch.bool).index_fill(0, known, False)
+    right = (logits.argmax(1) == labels)[unknown].double().mean().item()
+    save_points(logits, labels, chosen.out / "logits.png")
+    print(f"{right:.3f} of the digits without a label named rightly; {chosen.out / 'logits.png'} shows their logits")

@@ -1,19 +1,22 @@
 """What the training commands share: a run that resumes, a checkpoint that is never half written, a grid of images."""
 
+import importlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-# By its path: an imported `impl` would be found by the runs that other tests make in this process.
-FILE = Path(__file__).parents[2] / "impl/demonstration.py"
-SPEC = importlib.util.spec_from_file_location("demonstration", FILE)
-demonstration = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(demonstration)
-arguments, digits, save_grid, train = (getattr(demonstration, name) for name in demonstration.__all__)
+# Under another package's name: an imported `impl` would be found by the runs that other tests make in this process.
+FOLDER = Path(__file__).parents[2] / "impl"
+SPEC = importlib.util.spec_from_file_location("demonstrated", FOLDER / "__init__.py")
+sys.modules["demonstrated"] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(sys.modules["demonstrated"])
+demonstration = importlib.import_module("demonstrated.demonstration")
+arguments, digits, save_grid, train = (getattr(demonstration, n) for n in ("arguments", "digits", "save_grid", "train"))
 
 
 def a_run(folder, steps, stop=None, report=lambda line: None):
@@ -108,3 +111,23 @@ def test_digits_are_images_in_the_unit_interval():
     images, labels = digits()
     assert images.shape == (1797, 1, 8, 8) and images.min() == 0 and images.max() == 1
     assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_neighbours_are_the_nearest_others():
+    points = torch.tensor([[0.0], [1.0], [3.0], [3.5]])
+    edges = demonstration.nearest_neighbors(points, 2)
+    assert edges.tolist() == [[1, 2, 0, 2, 3, 1, 2, 1], [0, 0, 1, 1, 2, 2, 3, 3]]
+    with pytest.raises(ValueError, match="expected 1 <= k < 4 neighbours, got 4"):
+        demonstration.nearest_neighbors(points, 4)
+
+
+def test_points_are_drawn_where_they_vary_most(tmp_path):
+    from PIL import Image
+
+    points = torch.tensor([[0.0, -5.0, 0.0], [0.0, 5.0, 0.1], [0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
+    demonstration.save_points(points, torch.tensor([0, 1, 2, 3]), tmp_path / "points.png", side=100)
+    image = Image.open(tmp_path / "points.png").convert("RGB")
+    ends = {image.getpixel((4, 50)), image.getpixel((95, 50))}
+    assert image.size == (100, 100) and ends == {(31, 119, 180), (255, 127, 14)}  # the two far ones lie left and right
+    with pytest.raises(ValueError, match="got .* with NaN and 4 labels"):
+        demonstration.save_points(points * torch.nan, torch.tensor([0, 1, 2, 3]), tmp_path / "none.png")
