@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..demonstration import name_digits_along_a_graph
-from ..layers.checks import check_fractions, check_sizes
-from ..layers.dropout import Dropout
-from ..layers.initialisers import xavier_uniform_
-from ..layers.message_passing import Edges, check_graph, sum_by_node, with_self_loops
+from ...layers.checks import check_fractions, check_sizes
+from ...layers.dropout import Dropout
+from ...layers.initialisers import xavier_uniform_
+from ...layers.message_passing import Edges, check_graph, sum_by_node, with_self_loops
 
 
 def normalized_adjacency(
@@ -144,13 +143,3 @@ class GCN(nn.Module):
         for number, layer in enumerate(self.layers):
             x = layer(self.dropout(x if number == 0 else x.relu()), edge_index, edge_weight)
         return x
-
-
-def main(given: list[str] | None = None) -> None:
-    """Names digits from ten labelled ones of each kind; draws the logits."""
-    description = "A graph convolutional network on the graph of similar digits."
-    name_digits_along_a_graph("gcn", description, lambda: GCN(64, 64, 10), given)
-
-
-if __name__ == "__main__":
-    main()

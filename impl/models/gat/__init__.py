@@ -18,12 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..demonstration import name_digits_along_a_graph
-from ..layers.activation import ELU, rectify
-from ..layers.checks import check_finite, check_fractions, check_sizes
-from ..layers.dropout import Dropout
-from ..layers.initialisers import xavier_uniform_
-from ..layers.message_passing import Edges, check_graph, softmax_by_node, sum_by_node, with_self_loops
+from ...layers.activation import ELU, rectify
+from ...layers.checks import check_finite, check_fractions, check_sizes
+from ...layers.dropout import Dropout
+from ...layers.initialisers import xavier_uniform_
+from ...layers.message_passing import Edges, check_graph, softmax_by_node, sum_by_node, with_self_loops
 
 
 class GATConv(nn.Module):
@@ -172,13 +171,3 @@ class GAT(nn.Module):
     def forward(self, x: Float[Tensor, "n d_in"], edge_index: Edges) -> Float[Tensor, "n d_out"]:
         first, second = self.layers
         return second(self.dropout(self.activation(first(self.dropout(x), edge_index))), edge_index)
-
-
-def main(given: list[str] | None = None) -> None:
-    """Names digits from ten labelled ones of each kind; draws the logits."""
-    description = "A graph attention network on the graph of similar digits."
-    name_digits_along_a_graph("gat", description, lambda: GAT(64, 8, 10), given)
-
-
-if __name__ == "__main__":
-    main()

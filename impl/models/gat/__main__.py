@@ -1,0 +1,14 @@
+"""Names digits from ten labelled ones of each kind, along a graph of similar ones; draws the logits."""
+
+from ...demonstration import name_digits_along_a_graph
+from . import GAT
+
+
+def main(given: list[str] | None = None) -> None:
+    """`python -m impl.models.gat`: arguments as those of `impl.demonstration.arguments`."""
+    description = "A graph attention network on the graph of similar digits."
+    name_digits_along_a_graph("gat", description, lambda: GAT(64, 8, 10), given)
+
+
+if __name__ == "__main__":
+    main()
