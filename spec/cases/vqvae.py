@@ -62,7 +62,7 @@ def _images():
 
 
 _STOPPED = {
-    "gradient_correct": "the straight-through gradient and stop-gradients are not the derivative, which is 0 or infinite",
+    "gradient_correct": "straight-through gradients and stop-gradients are not the derivative: it is 0 or infinite",
 }
 _JOINT = {
     "batch_independent": "loss and perplexity are those of the batch; the record of z_q is asked",

@@ -75,7 +75,7 @@ def test_an_image_of_imagenet_becomes_9216_bits():
     model = VQVAE(encoder, nn.Identity(), VectorQuantizer(512, 64))
     indices = model.encode(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     assert indices.shape == (1, 32, 32), f"expected 32 × 32 indices, found {tuple(indices.shape)}"
-    assert 0 <= indices.min() and indices.max() < 512, f"expected indices below 512, found {indices.max()}"
+    assert indices.min() >= 0 and indices.max() < 512, f"expected indices below 512, found {indices.max()}"
     bits = indices.numel() * math.log2(len(model.quantizer.codebook))
     assert bits == 9216, f"expected 9216 bits, found {bits}"
     assert abs(128 * 128 * 3 * 8 / bits - 42.67) < 0.005

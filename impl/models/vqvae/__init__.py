@@ -5,7 +5,7 @@ van den Oord, Vinyals & Kavukcuoglu 2017, arXiv:1711.00937; stop-gradient: sg[x]
     q(z = k|x) = 1 for k = argmin_j ‖z_e(x) − e_j‖₂,   z_q(x) = e_k                                       (eq. 1, 2)
     L = −log p(x|z_q(x)) + ‖sg[z_e(x)] − e‖² + β ‖z_e(x) − sg[e]‖²                                        (eq. 3)
     straight-through: ∂L/∂z_e := ∂L/∂z_q                                                                  (§3.2)
-    in place of the second term, with n_i vectors z_{i,j} in cluster i of the batch:              (appendix A.1, eq. 6-8)
+    in place of the second term, with n_i vectors z_{i,j} in cluster i of the batch:            (appendix A.1, eq. 6-8)
         N_i ← γ N_i + (1 − γ) n_i,   m_i ← γ m_i + (1 − γ) Σ_j z_{i,j},   e_i = m_i / N_i
 
 With a uniform prior D_KL is log K for each index, a constant. A prior that is trained on the indices of the data
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..layers.checks import check_channels, check_finite, check_not_negative, check_sizes
-from ..layers.numerics import at_least_float32
+from ...layers.checks import check_channels, check_finite, check_not_negative, check_sizes
+from ...layers.numerics import at_least_float32
 
 Latents = Float[Tensor, "batch d *positions"]
 Codes = Int[Tensor, "batch *positions"]
 Data = Float[Tensor, "batch features *space"]
 Scalar = Float[Tensor, ""]
+Output = Float[Tensor, "batch *outputs"]
 
 
 class _Quantizer(nn.Module):
@@ -182,7 +183,7 @@ class VQVAE(nn.Module):
         self.decoder = decoder
         self.quantizer = quantizer
 
-    def forward(self, x: Data) -> tuple[Float[Tensor, "batch *output"], Scalar, Codes, Scalar]:
+    def forward(self, x: Data) -> tuple[Output, Scalar, Codes, Scalar]:
         z_q, loss, indices, perplexity = self.quantizer(self.encoder(x))
         return self.decoder(z_q), loss, indices, perplexity
 
@@ -190,7 +191,7 @@ class VQVAE(nn.Module):
         """The indices of x; the codebook is unchanged in every mode."""
         return self.quantizer.nearest(self.encoder(x))
 
-    def decode(self, indices: Codes) -> Float[Tensor, "batch *output"]:
+    def decode(self, indices: Codes) -> Output:
         """The decoder's output for a map of indices, of a prior's sample, say."""
         return self.decoder(self.quantizer.lookup(indices))
 
