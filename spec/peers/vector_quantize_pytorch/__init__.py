@@ -1,0 +1,1 @@
+"""Our public names over vector_quantize_pytorch, and diffusers where it has no codebook learned by gradient."""

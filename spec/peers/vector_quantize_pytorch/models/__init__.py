@@ -1,0 +1,1 @@
+"""Models over vector_quantize_pytorch."""
