@@ -109,8 +109,9 @@ def random_like(tree, seed: int = 0):
 
 
 def parameters_of(function) -> dict[str, nn.Parameter]:
-    """Parameters by name, in the order of the names: that of their registration is free."""
-    return dict(sorted(function.named_parameters())) if isinstance(function, nn.Module) else {}
+    """Parameters that are learned, by name, in the order of the names: that of their registration is free."""
+    named = sorted(function.named_parameters()) if isinstance(function, nn.Module) else ()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
