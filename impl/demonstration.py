@@ -16,9 +16,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from .layers.convolution import Conv2d
+from .layers.normalization import BatchNorm2d
 from .optim.adamw import AdamW
 
-__all__ = ["arguments", "digits", "name_digits_along_a_graph", "nearest_neighbors", "save_grid", "save_points", "train"]
+__all__ = [
+    "Encoder",
+    "accuracy_of_a_probe",
+    "arguments",
+    "digits",
+    "name_digits_along_a_graph",
+    "nearest_neighbors",
+    "save_grid",
+    "save_points",
+    "train",
+]
 
 
 def arguments(name: str, description: str, steps: int, given: list[str] | None = None) -> argparse.Namespace:
@@ -203,3 +215,36 @@ def name_digits_along_a_graph(
     right = (logits.argmax(1) == labels)[unknown].double().mean().item()
     save_points(logits, labels, chosen.out / "logits.png")
     print(f"{right:.3f} of the digits without a label named rightly; {chosen.out / 'logits.png'} shows their logits")
+
+
+def accuracy_of_a_probe(
+    x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], known: Int[Tensor, " k"], new: Int[Tensor, " m"]
+) -> float:
+    """How well features tell the classes: the share of the new digits that ridge regression on the known ones names.
+
+    Args:
+        x: features of all digits; each is scaled to mean 0 and variance 1.
+        known, new: numbers of the digits whose labels are learned from, and of those that are named.
+    """
+    x = x.double()
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    classes = torch.eye(10, dtype=x.dtype)[labels[known]]
+    kernel = x[known] @ x[known].T + 10 * torch.eye(len(known), dtype=x.dtype)
+    weights = x[known].T @ torch.linalg.solve(kernel, classes)
+    return ((x[new] @ weights).argmax(1) == labels[new]).double().mean().item()
+
+
+class Encoder(nn.Module):
+    """64 features of a digit: three convolutions with batch normalization and ReLU, and the mean over the image."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((1, 32, 1), (32, 64, 2), (64, 64, 2))
+        self.convolutions = nn.ModuleList(Conv2d(a, b, 3, stride, padding=1) for a, b, stride in sizes)
+        self.norms = nn.ModuleList(BatchNorm2d(width) for _, width, _ in sizes)
+
+    def forward(self, x):
+        for convolution, norm in zip(self.convolutions, self.norms):
+            x = norm(convolution(x)).relu()
+        return x.mean((2, 3))

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,3 +132,29 @@ def test_points_are_drawn_where_they_vary_most(tmp_path):
     assert image.size == (100, 100) and ends == {(31, 119, 180), (255, 127, 14)}  # the two far ones lie left and right
     with pytest.raises(ValueError, match="got .* with NaN and 4 labels"):
         demonstration.save_points(points * torch.nan, torch.tensor([0, 1, 2, 3]), tmp_path / "none.png")
+
+
+def test_a_probe_finds_what_the_features_tell():
+    labels = torch.arange(40) % 10
+    known, new = torch.arange(20), torch.arange(20, 40)
+    telling = torch.eye(10)[labels] + 0.01 * torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
+    silent = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
+    assert demonstration.accuracy_of_a_probe(telling, labels, known, new) == 1
+    assert demonstration.accuracy_of_a_probe(silent, labels, known, new) < 0.5
+
+
+PAGES = sorted(f.parent.name for f in FOLDER.glob("models/*/__main__.py") if "demonstration import" in f.read_text())
+
+
+def test_commands_train_and_draw(tmp_path):
+    """Two steps each, and none in a second call, which finds the checkpoint."""
+    program = "import importlib, sys\nfor name in sys.argv[2:]:\n"
+    program += "    main = importlib.import_module(f'impl.models.{name}.__main__').main\n"
+    program += "    for _ in range(2):\n        main(['--steps', '2', '--out', f'{sys.argv[1]}/{name}'])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), *PAGES], cwd=FOLDER.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in PAGES:
+        assert f"going on from step 2 of {tmp_path}/{name}" in done.stdout, f"{name} did not go on: {done.stdout}"
+        assert list((tmp_path / name).glob("*.png")), f"{name} drew nothing"

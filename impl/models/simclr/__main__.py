@@ -1,28 +1,10 @@
 """Trains SimCLR on digits without labels, then names them with 50; draws the views and the features."""
 
 import torch
-from torch import nn
 
-from ...demonstration import arguments, digits, save_grid, save_points, train
-from ...layers.convolution import Conv2d
-from ...layers.normalization import BatchNorm2d
+from ...demonstration import Encoder, accuracy_of_a_probe, arguments, digits, save_grid, save_points, train
 from ...optim.adamw import AdamW
 from . import SimCLR, random_crop, random_shades
-
-
-class Encoder(nn.Module):
-    """Three convolutions with batch normalization and ReLU, and the mean over the image."""
-
-    def __init__(self):
-        super().__init__()
-        sizes = ((1, 32, 1), (32, 64, 2), (64, 64, 2))
-        self.convolutions = nn.ModuleList(Conv2d(a, b, 3, stride, padding=1) for a, b, stride in sizes)
-        self.norms = nn.ModuleList(BatchNorm2d(width) for _, width, _ in sizes)
-
-    def forward(self, x):
-        for convolution, norm in zip(self.convolutions, self.norms):
-            x = norm(convolution(x)).relu()
-        return x.mean((2, 3))
 
 
 def main(given: list[str] | None = None) -> None:
@@ -50,23 +32,14 @@ def main(given: list[str] | None = None) -> None:
 
     train(step, {"model": model, "optimizer": optimizer}, chosen.steps, generator, chosen.out)
     with torch.no_grad():
-        h = model.eval()(images)[0].double()
-    for name, features in (("pixels", images.flatten(1).double()), ("features", h)):
-        print(f"{_probe(features, labels, known, new):.3f} of new digits named by 50 labels from {name}")
+        h = model.eval()(images)[0]
+    for name, features in (("pixels", images.flatten(1)), ("features", h)):
+        right = accuracy_of_a_probe(features, labels, known, new)
+        print(f"{right:.3f} of new digits named by 50 labels from {name}")
     shown = images[new[:10]]
     save_grid(torch.cat([shown, *(view(shown) for _ in range(4))]), chosen.out / "views.png")
     save_points(h[new], labels[new], chosen.out / "features.png")
     print(f"{chosen.out / 'views.png'} shows digits and views of them, {chosen.out / 'features.png'} what was learned")
-
-
-def _probe(x, labels, known, new):
-    """The share of new digits that ridge regression names, from the features of the known ones."""
-    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
-    x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-    classes = torch.eye(10, dtype=x.dtype)[labels[known]]
-    kernel = x[known] @ x[known].T + 10 * torch.eye(len(known), dtype=x.dtype)
-    weights = x[known].T @ torch.linalg.solve(kernel, classes)
-    return ((x[new] @ weights).argmax(1) == labels[new]).double().mean().item()
 
 
 if __name__ == "__main__":
