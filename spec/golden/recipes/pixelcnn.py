@@ -90,7 +90,7 @@ def _model(recipe):
 
 
 def _by_torch(w, x, condition):
-    """With shifts: an image moved down by a row and one moved right by a column, and kernels without a mask of space."""
+    """With shifts, of an image down by a row and right by a column, and kernels without a mask of space."""
     import torch
     from torch.nn.functional import conv2d, pad
 
