@@ -11,9 +11,9 @@ from . import PixelCNN
 
 def main(given: list[str] | None = None) -> None:
     """Trains on digits and their classes; writes ten samples of each class."""
-    options = arguments("pixelcnn", "Digits of each class, sampled pixel by pixel.", steps=1000, given=given)
+    options = arguments("pixelcnn", "Digits of each class, sampled pixel by pixel.", steps=1500, given=given)
     torch.manual_seed(options.seed)
-    net = PixelCNN(1, 4, channels=24, num_layers=4, first_kernel_size=5, condition_features=10)
+    net = PixelCNN(1, 4, channels=16, num_layers=3, first_kernel_size=5, condition_features=10)
     optimizer = AdamW(net.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(options.seed)
     images, labels = digits()
