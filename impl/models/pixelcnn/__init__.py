@@ -230,7 +230,9 @@ class PixelCNN(nn.Module):
         return logits.unflatten(1, (self.in_channels, self.num_levels)).transpose(1, 2)
 
     def log_prob(self, x: Image, condition: Condition | None = None) -> Float[Tensor, " b"]:
-        """log p(x) in nats, summed over pixels and colours; divided by their number times ln 2 it is bits/dim.
+        """log p(x) in nats, summed over pixels and colours; divided by their number times −ln 2 it is bits/dim.
+
+        It has float32 at least, for a sum over thousands of pixels.
 
         Raises:
             ValueError: a level that is no integer in [0, num_levels).
@@ -238,7 +240,7 @@ class PixelCNN(nn.Module):
         levels = x.long()
         if (levels != x).any() or (levels < 0).any() or (levels >= self.num_levels).any():
             raise ValueError(f"expected integers in [0, {self.num_levels}), got {x.min()} to {x.max()}")
-        each = self(x, condition).log_softmax(1).gather(1, levels[:, None])
+        each = at_least_float32(self(x, condition)).log_softmax(1).gather(1, levels[:, None])
         return each.flatten(1).sum(1)
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ def main(given: list[str] | None = None) -> None:
 
     folder = options.out / "prior"
     folder.mkdir(exist_ok=True)
-    train(prior_step, {"prior": prior, "optimizer": prior_optimizer}, -(-options.steps // 3), generator, folder)
+    train(prior_step, {"prior": prior, "optimizer": prior_optimizer}, options.steps, generator, folder)
     with torch.no_grad():
         uniform = torch.randint(32, (50, 4, 4), generator=generator)
         save_grid(model.decode(uniform), options.out / "uniform_prior.png")
