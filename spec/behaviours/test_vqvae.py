@@ -12,16 +12,21 @@ pytestmark = pytest.mark.item("vq-vae")
 BOTH = pytest.mark.parametrize("make", [VectorQuantizer, VectorQuantizerEMA])
 
 
-def train_on_digits(make, commitment_cost=0.25, straight_through=True, epochs=15, seed=0):
-    """A digit in 8 indices into 32 codes of 4 dimensions: 40 bits. See `measured`."""
-    images, _, test, _ = digits()
+def train_on_digits(make, commitment_cost=0.25, straight_through=True, seed=0):
+    """What `measured` finds of unseen digits after 15 epochs."""
+    return measured(trained(make, commitment_cost, straight_through, seed), digits()[2])
+
+
+def trained(make, commitment_cost=0.25, straight_through=True, seed=0):
+    """A digit in 8 indices into 32 codes of 4 dimensions: 40 bits."""
+    images = digits()[0]
     torch.manual_seed(seed)
     encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32), nn.Unflatten(1, (4, 8)))
     decoder = nn.Sequential(nn.Flatten(), nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 64))
     model = VQVAE(encoder, decoder, make(32, 4, commitment_cost=commitment_cost)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
+    for _ in range(15):
         for batch in torch.randperm(len(images), generator=generator).split(64):
             x = images[batch]
             if straight_through:
@@ -32,7 +37,7 @@ def train_on_digits(make, commitment_cost=0.25, straight_through=True, epochs=15
             optimizer.zero_grad()
             ((reconstruction - x).square().sum(1).mean() + 32 * loss).backward()
             optimizer.step()
-    return measured(model.eval(), test)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -107,6 +112,32 @@ def test_without_commitment_the_encoder_runs_away(make):
     free, held = (train_on_digits(make, beta)[2] for beta in (0.0, 0.25))
     assert free > 1.5, f"expected a mean square above 1.5 without commitment, found {free:.2f}"
     assert held < 0.5, f"expected a mean square below 0.5 with β = 0.25, found {held:.2f}"
+
+
+@BOTH
+def test_a_prior_of_the_indices_samples_digits(make):
+    """Indices sampled from a chain that was counted on the data's decode to images nearer to digits than uniform ones.
+
+    Squared distance of 500 samples to the nearest of the training digits. Measured on 3 seeds: chain 1.74 to 1.85,
+    uniform 2.54 to 2.91, reconstructions of unseen digits 1.15 to 1.20.
+
+    Source: van den Oord et al. 2017, §3.3: the prior is uniform in training and is fitted to the indices afterwards.
+    """
+    model, (images, _, _, _) = trained(make), digits()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        indices = model.encode(images)
+        chain = indices[torch.randint(len(indices), (500,), generator=generator)]
+        for k in range(1, 8):
+            pairs = indices[:, k - 1] * 32 + indices[:, k]
+            counts = torch.bincount(pairs, minlength=1024).view(32, 32) + 1e-3
+            chain[:, k] = torch.multinomial(counts[chain[:, k - 1]], 1, generator=generator)[:, 0]
+        uniform = torch.randint(32, (500, 8), generator=generator)
+        found, wild = (torch.cdist(model.decode(i), images).square().amin(1).mean().item() for i in (chain, uniform))
+    assert found < 2.1, f"expected samples within 2.1 of a digit, found {found:.2f}"
+    assert found < wild - 0.4, (
+        f"expected samples much nearer to digits than uniform ones, found {found:.2f}, {wild:.2f}"
+    )
 
 
 def test_small_batches_find_the_centres_of_a_mixture():
