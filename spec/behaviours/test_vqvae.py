@@ -88,12 +88,12 @@ def test_without_the_straight_through_gradient_the_encoder_learns_nothing(make):
 
 @BOTH
 def test_the_weight_of_commitment_hardly_matters(make):
-    """With β = 0.1 and β = 2 reconstructions are of one quality: "quite robust to β".
+    """With β = 0.1 and β = 2 reconstructions are of one quality.
 
     Measured on 3 seeds: squared error 1.68 to 1.89 and 1.13 to 1.17 by gradient, 1.42 to 1.57 and 1.25 to 1.32 by
     averages; with β = 0 2.46 to 3.76 and 1.83 to 1.95.
 
-    Source: van den Oord et al. 2017, §3.2: "the results did not vary for values of β ranging from 0.1 to 2.0".
+    Source: van den Oord et al. 2017, §3.2: results did not vary for β from 0.1 to 2.0.
     """
     for beta in (0.1, 2.0):
         error = train_on_digits(make, beta)[0]
@@ -106,8 +106,8 @@ def test_without_commitment_the_encoder_runs_away(make):
 
     Measured on 3 seeds, mean square of the encoder's elements: β = 0 2.9 to 8.1, β = 0.25 0.08 to 0.15.
 
-    Source: van den Oord et al. 2017, §3.2: "since the volume of the embedding space is dimensionless, it can grow
-    arbitrarily if the embeddings e_i do not train as fast as the encoder parameters".
+    Source: van den Oord et al. 2017, §3.2: the embedding space has no scale of its own, and grows where codes do not
+    train as fast as the encoder.
     """
     free, held = (train_on_digits(make, beta)[2] for beta in (0.0, 0.25))
     assert free > 1.5, f"expected a mean square above 1.5 without commitment, found {free:.2f}"

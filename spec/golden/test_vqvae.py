@@ -69,7 +69,7 @@ def test_repeated_steps_without_memory_are_scipys_k_means():
 def test_an_image_of_imagenet_becomes_9216_bits():
     """Two strides of 2 turn 128 × 128 × 3 bytes into 32 × 32 indices of log₂ 512 = 9 bits: 42.67 times fewer.
 
-    Source: van den Oord et al. 2017, §4.1: "a reduction of 128×128×3×8 / 32×32×9 ≈ 42.6 in bits".
+    Source: van den Oord et al. 2017, §4.1: 128×128×3×8 / (32×32×9) ≈ 42.6.
     """
     encoder = nn.Sequential(nn.Conv2d(3, 5, 4, stride=2, padding=1), nn.Conv2d(5, 64, 4, stride=2, padding=1))
     model = VQVAE(encoder, nn.Identity(), VectorQuantizer(512, 64))

@@ -233,8 +233,8 @@ def test_a_layer_is_its_equations(mask_type, groups, kernel, condition, seed):
 def test_the_residual_connection_is_in_the_horizontal_stack_alone():
     """Where `output` is 0, h' = h in a layer with mask B, and 0 in the first; v' is the gate alone, without v.
 
-    Source: van den Oord et al. 2016, arXiv:1606.05328, §2.2, figure 2: "we did not use residual connections in the
-    vertical stack"; a residual of the first layer would hand the pixel to itself.
+    Source: van den Oord et al. 2016, arXiv:1606.05328, §2.2, figure 2: the residual connection is the horizontal
+    stack's; one in the first layer would hand the pixel to itself.
     """
     for mask_type in ("A", "B"):
         net = layer(mask_type).double()

@@ -190,7 +190,7 @@ def test_far_from_the_origin_the_nearest_code_is_found(make):
 def test_the_gradient_of_z_q_is_handed_to_z(z, seed, make):
     """∂⟨g, z_q⟩/∂z = g exactly, and ∂⟨g, z_q⟩/∂e = 0: straight through.
 
-    Source: van den Oord et al. 2017, §3.2: "we copy gradients from decoder input z_q(x) to encoder output z_e(x)".
+    Source: van den Oord et al. 2017, §3.2: the gradient of the decoder's input is copied to the encoder's output.
     """
     quantizer = make().double().train()
     z.requires_grad_()
@@ -242,8 +242,7 @@ def test_loss_of_a_codebook_learned_by_averages(z, beta):
 def test_each_term_trains_its_part(beta):
     """−log p(x|z_q) trains decoder and encoder, the second term the codebook, the third, β, the encoder.
 
-    Source: van den Oord et al. 2017, §3.2: "the decoder optimises the first loss term only, the encoder optimises the
-    first and the last loss terms, and the embeddings are optimised by the middle loss term".
+    Source: van den Oord et al. 2017, §3.2, after eq. 3: which of the three terms optimises which part.
     """
     model = vqvae(lambda: VectorQuantizer(7, 4, commitment_cost=beta))
     parts = {
@@ -327,7 +326,7 @@ def test_one_step_of_the_averages(z, decay, eps):
 def test_without_memory_a_step_is_one_of_k_means(z, seed):
     """With γ = 0 and ε = 0 a step is one of Lloyd's: each code becomes the mean of its vectors; empty ones stay.
 
-    Source: van den Oord et al. 2017, appendix A.1: "similar to the Exponential Moving Average K-means".
+    Source: van den Oord et al. 2017, appendix A.1: online k-means with exponential moving averages; Lloyd 1982.
     """
     codes = double(6, 3, seed=seed)
     codes[5] = 100  # nobody's
@@ -602,7 +601,7 @@ def test_frozen_parts_leave_the_other_gradients_as_they_were():
 def test_any_quantizer_of_that_form_fits_the_model():
     """VQVAE works with every module that returns (z_q, loss, indices, perplexity) and looks indices up.
 
-    Source: van den Oord et al. 2017, §3.2: "there are many ways to learn the codebook".
+    Source: van den Oord et al. 2017, §3.2 and appendix A.1: two ways to learn a codebook, one model.
     """
 
     class Rounded(nn.Module):
