@@ -113,7 +113,7 @@ class _Generator(nn.Module):
             crossover = torch.randint(1, max(num_ws, 2), (z.shape[0], 1), **like)
             mixed = torch.rand(z.shape[0], 1, **like) < self.mixing_prob
             ws = torch.where((mixed & (layer >= crossover))[:, :, None], second[:, None], ws)
-        psi = torch.where(layer < cutoff, truncation_psi, 1.0).to(ws.dtype)[:, None]
+        psi = 1 + (truncation_psi - 1) * (layer < cutoff).to(ws.dtype)[:, None]  # 1 where nothing is truncated
         return torch.lerp(self.w_avg.to(ws.dtype), ws, psi)
 
 
