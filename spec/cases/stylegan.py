@@ -77,8 +77,8 @@ def layer(of, *arguments, **options):
 
 
 _COUPLED = {
-    "batch_independent": "the deviation over the minibatch couples its samples; a record with groups of 1 is asked",
-    "batch_independent_in_eval": "the deviation over the minibatch couples its samples, as in the paper's evaluation",
+    "batch_independent": "minibatch statistics couple the samples; a record with groups of 1 is asked",
+    "batch_independent_in_eval": "minibatch statistics couple the samples, in evaluation as well",
 }
 
 
@@ -267,7 +267,7 @@ def _r1(**arguments):
     return r1_penalty(discriminator(StyleGANDiscriminator), randn(4, 2, 8, 8), **arguments)
 
 
-def _deviations(**arguments):
+def _minibatch(**arguments):
     return minibatch_stddev(randn(4, 3, 2, 5), **arguments)
 
 
@@ -436,7 +436,7 @@ CONTRACTS = [
         ranges=_CRITIC_RANGES,
         state=_critic_state(_conv("from_rgb", _C8, "image_channels", 1) | _conv("skips.0", _C4, _C8, 1, bias=False)),
     ),
-    Contract(item="stylegan", name="minibatch_stddev", of=_deviations, ranges={"group_size": "int >= 1"}),
+    Contract(item="stylegan", name="minibatch_stddev", of=_minibatch, ranges={"group_size": "int >= 1"}),
     Contract(item="stylegan", name="r1_penalty", of=_r1, ranges={"gamma": "[0, inf]", "interval": "int >= 1"}),
     Contract(
         item="stylegan",

@@ -1,4 +1,4 @@
-"""Golden values of StyleGAN and StyleGAN2.  Karras et al. 2018, arXiv:1812.04948; Karras et al. 2019, arXiv:1912.04958."""
+"""Golden values of StyleGAN and StyleGAN2.  Karras et al. 2018, arXiv:1812.04948, and 2019, arXiv:1912.04958."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def count(expected, found):
     ],
 )
 def test_networks_of_1024_pixels_have_their_published_sizes(of, arguments, expected):
-    """StyleGAN has 26,219,627 parameters (26.2 M) and a discriminator of 23,087,249; StyleGAN2 30,370,060 and 29,012,513.
+    """StyleGAN has 26,219,627 parameters and a discriminator of 23,087,249; StyleGAN2 30,370,060 and 29,012,513.
 
     Source: Karras, Laine & Aila 2018, §2 and the listing in the authors' README; StyleGAN2: the authors' PyTorch code
     with channel_base 32768 and 8 mapping layers.

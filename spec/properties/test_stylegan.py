@@ -41,11 +41,8 @@ def seeded(seed):
 
 
 def filled(module, seed=0):
-    """In float64 with every parameter random, and of a generator w̄ as well."""
-    laws.randomise(module.double(), seed=seed)
-    if "w_avg" in module.state_dict():
-        module.load_state_dict(module.state_dict() | {"w_avg": double(6, seed=99)})
-    return module
+    """In float64 with every parameter random."""
+    return laws.randomise(module.double(), seed=seed)
 
 
 def state_of(module):
@@ -184,7 +181,7 @@ def per_sample(conv, x, w, demodulate=True, eps=1e-8):
 @pytest.mark.parametrize("demodulate", [True, False])
 @given(seed=seeds(), kernel=st.sampled_from([1, 3, 5]))
 def test_modulation_gives_each_sample_its_own_weights(seed, demodulate, kernel):
-    """y[n] = conv(x[n], w''(s[n])), w'_ijk = s_i w_ijk, w''_ijk = w'_ijk/√(Σ_i,k w'_ijk² + ε): one convolution a sample.
+    """y[n] = conv(x[n], w''(s[n])) with w'_ijk = s_i w_ijk and w''_ijk = w'_ijk/√(Σ_i,k w'_ijk² + ε).
 
     With ε = 0.3, styles of both signs, 3 input and 4 output channels.
 
@@ -339,8 +336,9 @@ def test_truncation_moves_every_style_towards_the_mean(of):
     Source: Karras, Laine & Aila 2018, appendix B.
     """
     network, z = filled(generator(of)).eval(), double(3, 5)
-    w, centre = network.mapping(z), network.w_avg
-    assert centre.abs().min() > 0, "expected a mean that differs from 0"
+    centre = double(6, seed=99)
+    network.load_state_dict(network.state_dict() | {"w_avg": centre})
+    w = network.mapping(z)
     for psi in (1, 0.0, 0.5, -0.7, 1.3):
         expected = (centre + psi * (w - centre))[:, None].expand(3, 4, 6)
         laws.assert_close(network.styles(z, truncation_psi=psi), expected)
@@ -395,7 +393,7 @@ def test_styles_of_evaluation_are_one_w_for_all_layers(of):
 
 @GENERATORS
 def test_mixing_switches_once_to_the_style_of_another_sample(of):
-    """A share mixing_prob of the samples has f(z) in the layers before a random crossover and one other style from it on.
+    """A share mixing_prob of the samples has f(z) before a random crossover and one other style from that layer on.
 
     512 samples at 16 × 16, 6 styles, mixing_prob 0.7: the share within 0.1, over 4 standard errors.  The first style is
     always f(z), the others' crossovers are uniform over layers 1 to 5: each within 0.08 of 1/5.
@@ -499,7 +497,7 @@ def test_noise_reaches_every_layer_and_starts_without_effect(of):
 
 @given(alpha=floats(0, 1))
 def test_growing_generator_fades_in_the_image_of_the_next_resolution(alpha):
-    """G = α · image + (1 − α) · nearest-neighbour enlargement of the image of the resolution below, from the same styles.
+    """G = α · image + (1 − α) · the image of the resolution below, enlarged by its nearest pixels.
 
     Source: Karras, Laine & Aila 2018, §2 and appendix C; Karras et al. 2017, arXiv:1710.10196, figure 2.
     """
@@ -578,7 +576,7 @@ def test_images_start_from_a_learned_constant(of):
 
 
 @given(seed=seeds(), groups=st.integers(1, 3), size=st.integers(1, 4))
-def test_minibatch_channel_is_the_mean_deviation_of_the_group(seed, groups, size):
+def test_minibatch_channel_is_the_mean_spread_of_the_group(seed, groups, size):
     """The added channel is the mean over channels and pixels of √(variance over the group + 1e-8), in all its samples.
 
     Source: Karras et al. 2017, arXiv:1710.10196, §3.  Convention: biased; sample n is in group n mod groups.
@@ -587,12 +585,12 @@ def test_minibatch_channel_is_the_mean_deviation_of_the_group(seed, groups, size
     found = minibatch_stddev(x, size)
     laws.assert_close(found[:, :3], x)
     for n in range(groups):
-        deviation = (x[n::groups].var(0, correction=0) + 1e-8).sqrt().mean()
-        laws.assert_close(found[n::groups, 3:], deviation.expand(size, 1, 2, 5))
+        spread = (x[n::groups].var(0, correction=0) + 1e-8).sqrt().mean()
+        laws.assert_close(found[n::groups, 3:], spread.expand(size, 1, 2, 5))
 
 
 def test_small_batches_are_one_group():
-    """A batch below the group size is one group; a batch of one has deviation 1e-4, and a finite gradient.
+    """A batch below the group size is one group; a batch of one adds a channel of 1e-4, with a finite gradient.
 
     Source: Karras et al. 2019, appendix B.  Convention: min(group_size, batch).
     """
@@ -627,8 +625,8 @@ def block(state, x):
 
 
 def head(state, x):
-    deviation = (x.var(0, correction=0) + 1e-8).sqrt().mean().expand(len(x), 1, 4, 4)
-    x = activation(equalised(state, "head.conv", torch.cat([x, deviation], dim=1), padding=1))
+    spread = (x.var(0, correction=0) + 1e-8).sqrt().mean().expand(len(x), 1, 4, 4)
+    x = activation(equalised(state, "head.conv", torch.cat([x, spread], dim=1), padding=1))
     return equalised(state, "head.out", activation(equalised(state, "head.linear", x.flatten(1))))
 
 
@@ -651,7 +649,7 @@ def test_growing_discriminator_fades_in_its_largest_images(seed, alpha):
 
 @given(seed=seeds())
 def test_residual_discriminator_adds_two_ways_at_unit_variance(seed):
-    """D = head((block(y) + W y')/√2), y = from_rgb(x), y' its filtered half size: a residual block without bias or norm.
+    """D = head((block(y) + W y')/√2), y = from_rgb(x), y' its filtered half size: a residual block.
 
     Source: Karras et al. 2019, figure 7c and appendix B: 1/√2 cancels the doubled variance.
     """
@@ -664,7 +662,7 @@ def test_residual_discriminator_adds_two_ways_at_unit_variance(seed):
 
 @DISCRIMINATORS
 def test_discriminator_sees_the_spread_of_its_batch(of):
-    """A sample's logit depends on the others of its group through their deviation, and not on other groups.
+    """A sample's logit depends on the others of its group through their spread, and not on other groups.
 
     Source: Karras et al. 2017, arXiv:1710.10196, §3.
     """
@@ -693,7 +691,7 @@ class Linear(nn.Module):
 
 @given(seed=seeds(), gamma=floats(0, 20), interval=st.integers(1, 16))
 def test_r1_of_a_linear_discriminator_is_its_squared_norm(seed, gamma, interval):
-    """R₁ = interval · γ/2 · ‖a‖² for D(x) = a · x + 3, whatever the images and however many; its gradient is interval·γ·a.
+    """R₁ = interval · γ/2 · ‖a‖² for D(x) = a · x + 3, whatever the images; its gradient is interval·γ·a.
 
     Source: Mescheder, Geiger & Nowozin 2018, eq. 9; Karras et al. 2019, §3.1: the factor of lazy regularisation.
     """
@@ -735,7 +733,7 @@ def test_path_length_of_a_linear_generator_is_known(seed, decay):
 
     a ← decay · a + (1 − decay) · mean ℓ, from 0, before the comparison: over two calls, 3 layers, images of 2 × 4 × 5.
 
-    Source: Karras et al. 2019, eq. 4 and appendix B.  Convention: the noise is sampled by one call, in the images' shape.
+    Source: Karras et al. 2019, eq. 4 and appendix B.  Convention: one call samples the noise, in the images' shape.
     """
     penalty, average = PathLengthPenalty(decay).double(), 0.0
     matrix = double(3, 40, 6, seed=seed)
@@ -822,7 +820,7 @@ def test_styles_cost_no_convolution():
 @GENERATORS
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_generators_keep_the_dtype_of_their_parameters(of, dtype):
-    """Images, styles and w̄ have the dtype of the parameters, in training and in evaluation, with and without truncation.
+    """Images, styles and w̄ have the dtype of the parameters, in training and in evaluation.
 
     Source: the contract of torch.nn modules.
     """
@@ -840,6 +838,6 @@ def test_smallest_networks_work():
     """
     sizes = {"resolution": 4, "channel_max": 1, "image_channels": 1}
     for of, critic in ((StyleGANGenerator, StyleGANDiscriminator), (StyleGAN2Generator, StyleGAN2Discriminator)):
-        images = of(1, 1, num_layers=1, **sizes)(torch.ones(1, 1))
+        images = of(1, 1, num_layers=1, **sizes)(randn(1, 1))
         logit = critic(**sizes)(images)
         assert images.shape == (1, 1, 4, 4) and logit.shape == (1, 1), f"found {images.shape}, {logit.shape}"
