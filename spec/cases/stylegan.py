@@ -235,13 +235,6 @@ CASES = [
     ),
     Case(
         item="stylegan",
-        name="StyleGAN2Discriminator, groups of 1",
-        build=lambda: discriminator(StyleGAN2Discriminator, group_size=1),
-        inputs=lambda: (randn(3, 2, 8, 8),),
-        exempt={"gradient_correct": _LAYERS},
-    ),
-    Case(
-        item="stylegan",
         name="minibatch_stddev",
         build=lambda: minibatch_stddev,
         inputs=lambda: (randn(2, 3, 4, 5),),

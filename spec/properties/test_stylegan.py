@@ -660,6 +660,7 @@ def test_residual_discriminator_adds_two_ways_at_unit_variance(seed):
     laws.assert_close(network(x), head(state, (block(state, y) + skip) / math.sqrt(2)))
 
 
+@pytest.mark.states("dependence")
 @DISCRIMINATORS
 def test_discriminator_sees_the_spread_of_its_batch(of):
     """A sample's logit depends on the others of its group through their spread, and not on other groups.

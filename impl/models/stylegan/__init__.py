@@ -11,8 +11,12 @@ Karras, Laine & Aila 2018, arXiv:1812.04948; Karras, Laine, Aittala, Hellsten, L
 `StyleGANGenerator` grows: it gives images at every resolution, faded in from the one below. `StyleGAN2Generator` has
 the skip connections that replaced growing: its image is a sum of images of all resolutions.
 
-Convention: resolution R has 2 log₂ R − 2 styles. In training w̄ follows the batch, styles are mixed and noise is fresh;
-in evaluation none of these happens, and noise is the fixed one of the state.
+Convention: all weights are stored as N(0, 1) and multiplied by 1/√fan_in at run time (equalised learning rate); every
+activation is √2 · LeakyReLU of slope 0.2; convolutions of 3×3 have zeros around the image. Upsampling puts zeros
+between the pixels and filters by [1, 3, 3, 1]/4 in each dimension; the convolution after it sees what the filter
+leaks over the edge. Downsampling filters by [1, 3, 3, 1]/8. Resolution R has 2 log₂ R − 2 styles. In training w̄
+follows the batch, styles are mixed and noise is fresh; in evaluation none of these happens, and noise is the fixed
+one of the state.
 """
 
 import torch
@@ -169,8 +173,9 @@ class StyleGANGenerator(_Generator):
         mixing_prob: share of the samples of a training batch whose styles are mixed from two z.
         w_avg_beta: w̄ ← w_avg_beta · w̄ + (1 − w_avg_beta) · mean of the batch's w.
 
-    The first layer of the coarsest resolution has no convolution: it is the constant that gets noise, bias, activation
-    and style.
+    A layer is a 3×3 convolution, noise of a strength for each channel, bias, activation, AdaIN. The first layer of a
+    resolution upsamples before it convolves; that of the coarsest has no convolution, its input is the constant. An
+    image is a 1×1 convolution of the last layer of its resolution; `to_rgb` counts from the coarsest.
 
     Raises:
         ValueError: a size, mixing_prob or w_avg_beta out of range, or channel_base below the resolution.
@@ -253,8 +258,10 @@ class StyleGAN2Generator(_Generator):
         z_dim, w_dim, resolution, channel_max, image_channels, num_layers, mixing_prob, w_avg_beta: as in
             `StyleGANGenerator`.
 
-    At the coarsest resolution there is one layer, at every other there are two. The image of a resolution takes the
-    style after that of its last layer, which is also the style of the layer that follows.
+    A layer is a modulated 3×3 convolution, noise of one strength, bias, activation. At the coarsest resolution there is
+    one layer; at every other there are two, of which the first upsamples. A modulated 1×1 convolution that is not
+    demodulated, and a bias, make the image of each resolution of its last layer; it takes the style after that layer's,
+    which is also the style of the layer that follows. The image of the resolution below is upsampled and added.
 
     Raises:
         ValueError: as `StyleGANGenerator`.

@@ -90,6 +90,11 @@ class StyleGANDiscriminator(nn.Module):
         image_channels: of the images.
         group_size: of `minibatch_stddev`.
 
+    `from_rgb`, a 1×1 convolution and the activation, makes features of images; there is one for each size, from 4 on.
+    A block, of which blocks[0] goes from 8 to 4, is a 3×3 convolution with its activation, the filter [1, 3, 3, 1]/8
+    with two zeros around the image, a 3×3 convolution of stride 2 without padding, and its activation. The head is
+    `minibatch_stddev`, a 3×3 convolution, a linear layer, each with its activation, and a linear layer to the logit.
+
     Raises:
         ValueError: a size out of range, images of other channels or of no such resolution, alpha outside of [0, 1].
 
@@ -136,6 +141,9 @@ class StyleGAN2Discriminator(nn.Module):
     Args:
         resolution, channel_max, image_channels, group_size: as in `StyleGANDiscriminator`.
         channel_base: likewise; the second paper's is twice the first's.
+
+    Blocks and head are those of `StyleGANDiscriminator`, and blocks[0] is the one of the largest images. W is the
+    filter [1, 3, 3, 1]/8 of stride 2, with one zero around the image, then a 1×1 convolution without bias.
 
     Raises:
         ValueError: a size out of range, images of other channels or of another resolution.

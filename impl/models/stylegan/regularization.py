@@ -46,7 +46,8 @@ class PathLengthPenalty(nn.Module):
     Args:
         decay: of the moving average, in [0, 1): a ← decay · a + (1 − decay) · E‖J_wᵀ y‖, from 0.
 
-    In training a call moves a first, then compares with it; in evaluation a is unchanged.
+    In training a call moves a first, then compares with it; in evaluation a is unchanged. One call of the generator
+    samples the noise of all images, in their shape.
 
     Raises:
         ValueError: decay outside of [0, 1), no images.
