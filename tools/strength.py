@@ -16,7 +16,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False, new:
     Args:
         items: only their bugs, and their rows of the kill matrix; all if empty.
         recorded: run only killing specs that the matrix names, a few for each bug.
-        new: only the bugs that have no row in the matrix yet.
+        new: only the bugs that no row of the matrix says to be caught.
     """
     root = Path.cwd()
     bugs = [b for b in all_bugs(root) if not items or b["item"] in items]
@@ -25,7 +25,7 @@ def main(items: list[str], jobs: int | None = None, recorded: bool = False, new:
         return 1
     known = _read(root / KILLS)
     if new:
-        bugs = [b for b in bugs if bug_name(b) not in known]
+        bugs = [b for b in bugs if not known.get(bug_name(b))]
     problems = _improper(root, bugs) + (_unrecorded(bugs, known) if recorded else [])
     if problems:
         print("\n".join(problems))
