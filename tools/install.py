@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 MINIMUM = (3, 11)
+# What is installed without its own requirements, by extra: labml-nn asks for torchvision, of which nothing here is used.
+BARE = {"oracles": ["labml", "labml-helpers", "labml-nn"]}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -37,8 +39,14 @@ def main(extra):
     constraints = os.path.join(ROOT, "constraints.txt")
     # PIP_CONSTRAINT pins what builds the project as well, which -c does not reach.
     environment = dict(os.environ, PIP_CONSTRAINT=constraints, PIP_DISABLE_PIP_VERSION_CHECK="1")
-    command = [python, "-m", "pip", "install", "--quiet", "--progress-bar", "on", "--editable", ".[%s]" % extra]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    command = [python, "-m", "pip", "install", "--quiet", "--progress-bar", "on"]
+    done = subprocess.run(
+        command + ["--editable", ".[%s]" % extra], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode == 0 and extra in BARE:
+        done = subprocess.run(
+            command + ["--no-deps"] + BARE[extra], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
     if done.returncode != 0:
         sys.stderr.write(done.stderr)
         if any(
