@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 MINIMUM = (3, 11)
-# What is installed without its own requirements, by extra: labml-nn asks for torchvision, of which nothing here is used.
+# What is installed without its own requirements, by extra: labml-nn asks for torchvision and needs nothing of it here.
 BARE = {"oracles": ["labml", "labml-helpers", "labml-nn"]}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
