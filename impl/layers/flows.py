@@ -7,7 +7,7 @@ Dinh, Sohl-Dickstein & Bengio 2016, arXiv:1605.08803; dequantisation: Theis, van
     squeeze: (C, H, W) → (4C, H/2, W/2), a permutation, so log|det| = 0                           (§3.6, figure 3)
     bits per dimension = (−log p(x) + D log levels) / (D log 2) for the density of x in [0, 1)    (Theis et al., §3.1)
 
-Convention: α + (1 − α) x, as the paper has it; the authors' code and many after it have α + (1 − 2α) x. Channel
+Convention: α + (1 − α) x, as the paper has it; a common variant is α + (1 − 2α) x. Channel
 4c + 2i + j of a squeezed image is row i, column j of the 2×2 blocks of channel c, as torch.nn.PixelUnshuffle.
 """
 
