@@ -1,6 +1,7 @@
 """What normalizing flows on images share: dequantisation, logits of grey values, squeezing, and the units of a result.
 
-Dinh, Sohl-Dickstein & Bengio 2016, arXiv:1605.08803; dequantisation: Theis, van den Oord & Bethge 2015, arXiv:1511.01844.
+Dinh, Sohl-Dickstein & Bengio 2016, arXiv:1605.08803; dequantisation: Theis, van den Oord & Bethge 2015,
+arXiv:1511.01844.
 
     x = (grey + u) / levels,  u ~ U[0, 1)                                                 (Theis et al., §3.1)
     y = logit(α + (1 − α) x),  log|dy/dx| = log(1 − α) − log p − log(1 − p),  p = α + (1 − α) x        (§4.1)
@@ -45,8 +46,8 @@ def dequantize(
 
 
 def to_logits(
-    x: Float[Tensor, "batch *shape"], alpha: float = 0.05
-) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    x: Float[Tensor, "batch features *space"], alpha: float = 0.05
+) -> tuple[Float[Tensor, "batch features *space"], Float[Tensor, " batch"]]:
     """y = logit(α + (1 − α) x) of x in [0, 1), and Σ log|dy/dx| of each sample.
 
     Raises:
@@ -61,8 +62,8 @@ def to_logits(
 
 
 def from_logits(
-    y: Float[Tensor, "batch *shape"], alpha: float = 0.05
-) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    y: Float[Tensor, "batch features *space"], alpha: float = 0.05
+) -> tuple[Float[Tensor, "batch features *space"], Float[Tensor, " batch"]]:
     """x = (sigmoid(y) − α)/(1 − α), the inverse of `to_logits`, and Σ log|dx/dy|; for low y, x is below 0.
 
     Raises:
@@ -105,7 +106,7 @@ def unsqueeze(x: Float[Tensor, "b c4 h2 w2"]) -> Float[Tensor, "b c h w"]:
     return blocks.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
-def log_standard_normal(z: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
+def log_standard_normal(z: Float[Tensor, "batch features *space"]) -> Float[Tensor, " batch"]:
     """log N(z; 0, I), one value a sample."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 

@@ -10,7 +10,7 @@ from . import RealNVP
 
 def main(given: list[str] | None = None) -> None:
     """Trains on dequantised digits of 17 grey values; writes samples and interpolations."""
-    options = arguments("realnvp", "A flow of digits: samples, and digits that morph in z.", steps=800, given=given)
+    options = arguments("realnvp", "A flow of digits: samples, and digits that morph in z.", steps=400, given=given)
     torch.manual_seed(options.seed)
     model = RealNVP((1, 8, 8), num_scales=2, hidden_channels=32, num_blocks=1)
     optimizer = AdamW(model.parameters(), lr=2e-3)
