@@ -73,9 +73,7 @@ _LARGE = {
     "gradient_correct": "thousands of parameters in ten couplings of one kind; the record of one scale is checked"
 }
 
-_WRAPPED = {
-    "source_is_from_scratch": "the class that is called is defined here; the record of the flow itself is checked"
-}
+_WRAPPED = {"from_scratch": "the class that is called is defined here; the record of the flow itself is checked"}
 
 _BAD_COUPLING = {
     "another shape": Bad(call=lambda: vector_coupling()(_random(2, 4)), mentions=("(2, 4)",)),
