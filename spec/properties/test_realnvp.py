@@ -341,12 +341,12 @@ def test_every_dimension_is_transformed(in_shape, num_scales):
     assert not copies.any(), f"expected all dimensions of z transformed, found copies at {copies.nonzero()[:, 0]}"
 
 
-def test_couplings_come_in_the_paper_s_order():
-    """With 2 scales z has 3 checkerboard, 3 channel-wise and 4 checkerboard couplings: 10 pairs of s and t, one each.
-
-    Counted by their factors: 6 C-channel factors of 3·C and 3·4C of the first scale, and 4·2C of the last.
+@pytest.mark.project_convention
+def test_couplings_alternate_as_in_the_paper():
+    """A model of 2 scales has 3 checkerboard and 3 channel-wise couplings, then 4 checkerboard ones, masks alternating.
 
     Source: Dinh, Sohl-Dickstein & Bengio 2016, §3.6.
+    Convention: the couplings are modules in the order in which they are applied, each with its mask.
     """
     layers = [m for m in RealNVP((3, 4, 4), 2, 2, 1).modules() if isinstance(m, AffineCoupling)]
     assert sorted(len(m.mask) for m in layers) == [3] * 3 + [6] * 4 + [12] * 3, "expected 3, 3 and 4 couplings"
