@@ -128,9 +128,10 @@ CASES = [
         exempt=_LARGE | _DEEP | _WRAPPED,
     ),
     *(
-        Case(item="realnvp", name=f.__name__, build=lambda f=f: f, inputs=inputs, bad=bad, is_function=True)
-        for f, inputs, bad in (
+        Case(item="realnvp", name=name, build=lambda f=f: f, inputs=inputs, bad=bad, is_function=True)
+        for name, f, inputs, bad in (
             (
+                "squeeze",
                 squeeze,
                 lambda: (_random(2, 3, 4, 6),),
                 {
@@ -139,13 +140,14 @@ CASES = [
                 },
             ),
             (
+                "unsqueeze",
                 unsqueeze,
                 lambda: (_random(2, 8, 3, 5),),
                 {"6 channels": Bad(call=lambda: unsqueeze(_random(2, 6, 3, 4)))},
             ),
-            (to_logits, lambda: (_uniform(2, 3, 5),), {}),
-            (from_logits, lambda: (_random(2, 3, 5),), {}),
-            (log_standard_normal, lambda: (_random(2, 3, 5),), {}),
+            ("to_logits", to_logits, lambda: (_uniform(2, 3, 5),), {}),
+            ("from_logits", from_logits, lambda: (_random(2, 3, 5),), {}),
+            ("log_standard_normal", log_standard_normal, lambda: (_random(2, 3, 5),), {}),
         )
     ),
 ]

@@ -13,7 +13,7 @@ TAPS = np.array([1.0, 3.0, 3.0, 1.0])
     "stylegan",
     oracle="labml_nn.gan.stylegan's layers; the networks by torch.nn.functional, resampled by transposed convolution",
     second="NumPy: sums over pixels and taps, resampling as dense matrices; central differences for Jacobians",
-    needs=("torch", "labml_nn"),
+    needs=("torch", "labml-nn"),
 )
 def stylegan(recipe: Recipe) -> None:
     rng = np.random.default_rng(1812)
