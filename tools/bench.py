@@ -265,13 +265,14 @@ def _training_pass(call, module, inputs):
     from torch.utils._pytree import tree_leaves
 
     leaves = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
-    leaves += list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+    parameters = module.parameters() if isinstance(module, torch.nn.Module) else ()
+    leaves += [p for p in parameters if p.requires_grad]
     outputs = [t for t in tree_leaves(call(*inputs)) if isinstance(t, torch.Tensor) and t.requires_grad]
     cotangents = [torch.randn_like(t) for t in outputs]
 
     def run():
         results = [t for t in tree_leaves(call(*inputs)) if isinstance(t, torch.Tensor) and t.requires_grad]
-        torch.autograd.grad(results, leaves, cotangents)
+        torch.autograd.grad(results, leaves, cotangents, allow_unused=True)  # a sample may be a constant to a loss
 
     return run
 

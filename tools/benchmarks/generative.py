@@ -1,0 +1,114 @@
+"""Pieces of generative models next to the same steps by torch.nn.functional."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from impl.models.pixelcnn import MaskedConv2d
+from impl.models.realnvp import AffineCoupling
+from impl.models.stylegan import ModulatedConv2d
+from impl.models.vqvae import VectorQuantizer
+from impl.models.wgan_gp import gradient_penalty
+from tools.bench import Pair
+
+
+def _critic():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 1))
+
+
+class _Penalty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.critic = _critic()
+
+    def forward(self, real, fake):
+        return gradient_penalty(self.critic, real, fake)
+
+
+class _LibraryPenalty(_Penalty):
+    def forward(self, real, fake):
+        share = torch.rand(len(real), 1)
+        between = (share * real + (1 - share) * fake).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
+        return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def _quantizer():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(256, 32)
+    return lambda z: quantizer(z)[:2]
+
+
+def _library_quantizer():
+    codes = torch.randn(256, 32, requires_grad=True)
+
+    def quantize(z):
+        rows = z.movedim(1, -1).flatten(0, 2)
+        indices = torch.cdist(rows.detach(), codes.detach()).argmin(1)
+        found = functional.embedding(indices, codes)
+        loss = functional.mse_loss(found, rows.detach()) + 0.25 * functional.mse_loss(rows, found.detach())
+        return (rows + (found - rows).detach()).view(*z.shape[:1], *z.shape[2:], -1).movedim(-1, 1), loss
+
+    return quantize
+
+
+class _Masked(nn.Conv2d):
+    def __init__(self):
+        super().__init__(64, 64, 5, padding=2)
+        mask = torch.zeros(5, 5)
+        mask[:2], mask[2, :3] = 1, 1
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * self.mask, self.bias, padding=2)
+
+
+class _Modulated(nn.Module):
+    """One convolution with groups, a group for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.style = nn.Parameter(torch.randn(64, 64, 3, 3)), nn.Linear(64, 64)
+
+    def forward(self, x, w):
+        weight = self.weight * self.style(w)[:, None, :, None, None] / 24
+        weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        y = functional.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), padding=1, groups=len(x))
+        return y.view_as(x)
+
+
+class _Coupling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale = _network(), nn.Parameter(torch.ones(256))
+        self.register_buffer("mask", torch.arange(256) % 2)
+
+    def forward(self, x):
+        s, t = self.net(x * self.mask).chunk(2, dim=1)
+        s, t = (1 - self.mask) * self.scale * s.tanh(), (1 - self.mask) * t
+        return x * s.exp() + t, s.sum(1)
+
+
+def _network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 512))
+
+
+def _pair(item, name, ours, theirs, *shapes):
+    return Pair(item=item, name=name, ours=ours, theirs=theirs, inputs=lambda: tuple(torch.randn(s) for s in shapes))
+
+
+PAIRS = [
+    _pair("wgan-gp", "gradient_penalty", _Penalty, _LibraryPenalty, (256, 256), (256, 256)),
+    _pair("vq-vae", "VectorQuantizer", _quantizer, _library_quantizer, (16, 32, 16, 16)),
+    _pair("pixelcnn", "MaskedConv2d", lambda: MaskedConv2d(64, 64, 5), _Masked, (8, 64, 28, 28)),
+    _pair("stylegan", "ModulatedConv2d", lambda: ModulatedConv2d(64, 64, 3, 64), _Modulated, (8, 64, 32, 32), (8, 64)),
+    _pair(
+        "realnvp",
+        "AffineCoupling",
+        lambda: AffineCoupling(torch.arange(256) % 2, _network()),
+        _Coupling,
+        (1024, 256),
+    ),
+]
