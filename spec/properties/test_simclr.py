@@ -291,7 +291,9 @@ def test_gathered_rows_come_in_the_order_of_the_ranks():
         (gradient,) = torch.autograd.grad(((rank + 1) * rows).sum(), x)
         return rows, gradient
 
-    expected = torch.cat([torch.arange(6.0).view(3, 2), torch.arange(6.0).view(3, 2) + 10])
+    alone = torch.arange(6.0).view(3, 2)
+    laws.assert_same(gather_embeddings(alone), alone)
+    expected = torch.cat([alone, alone + 10])
     for rows, gradient in in_processes(work):
         laws.assert_same(torch.from_numpy(rows), expected)
         laws.assert_same(torch.from_numpy(gradient), torch.full((3, 2), 3.0))
