@@ -3,7 +3,7 @@
 Dosovitskiy et al. 2020, arXiv:2010.11929, §3.1: an image (c, H, W) becomes N = HW/P² patches of P² c numbers.
 """
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from .checks import check_sizes, check_space
@@ -24,10 +24,10 @@ def patchify(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n t 
     grid_of(images, size)
     n, c, h, w = images.shape
     cut = images.reshape(n, c, h // size, size, w // size, size)
-    return cut.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, size * size * c)  # (n, rows · columns, P · P · c)
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (n, rows · columns, P · P · c)
 
 
-def unpatchify(patches: Float[Tensor, "n t p"], size: int, grid: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+def unpatchify(patches: Shaped[Tensor, "n t p"], size: int, grid: tuple[int, int]) -> Shaped[Tensor, "n c h w"]:
     """The images of patches: the inverse of `patchify`.
 
     Args:
@@ -42,7 +42,7 @@ def unpatchify(patches: Float[Tensor, "n t p"], size: int, grid: tuple[int, int]
         wanted = f"({n}, {rows * columns}, a multiple of {size**2})"
         raise ValueError(f"expected patches {wanted}, got {tuple(patches.shape)}")
     cut = patches.reshape(n, rows, columns, size, size, numbers // size**2)
-    return cut.permute(0, 5, 1, 3, 2, 4).reshape(n, -1, rows * size, columns * size)
+    return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (n, c, rows · P, columns · P)
 
 
 def grid_of(images: Tensor, size: int) -> tuple[int, int]:
