@@ -95,8 +95,10 @@ def resize_positions(
     return bilinear(image, wanted)[0].flatten(1).mT
 
 
-def encoder_blocks(layers: int, width: int, heads: int, hidden: int, dropout: float = 0.0) -> nn.ModuleList:
-    """Pre-norm blocks with GELU and ε = 1e-6, in which all tokens attend to all: those of ViT."""
+def encoder_blocks(
+    layers: int, width: int, heads: int, hidden: int, dropout: float = 0.0, eps: float = 1e-6
+) -> nn.ModuleList:
+    """Pre-norm blocks with GELU, in which all tokens attend to all: those of ViT; ε of their norms is its 1e-6."""
     check_sizes(num_layers=layers)
-    options = {"dropout": dropout, "activation": "gelu", "layer_norm_eps": 1e-6, "norm_first": True}
+    options = {"dropout": dropout, "activation": "gelu", "layer_norm_eps": eps, "norm_first": True}
     return nn.ModuleList(TransformerEncoderBlock(width, heads, hidden, **options) for _ in range(layers))

@@ -106,7 +106,7 @@ CONTRACTS = [
             "num_layers": "int >= 1",
             "num_heads": "int >= 1",
             "mlp_dim": "int >= 1",
-            "num_classes": "int >= 1",
+            "num_classes": "int >= 1 or None",
             "channels": "int >= 1",
             "dropout": "[0, 1)",
         },

@@ -145,6 +145,16 @@ def test_a_new_model_prefers_no_class():
     laws.assert_close(spread, torch.tensor(0.02).double(), rtol=0.05, because="16,448 samples")
 
 
+def test_without_a_head_the_class_state_comes_out():
+    """With num_classes=None the output is y, the class token's last state, and the model has no head.
+
+    Source: Dosovitskiy et al. 2020, eq. 4.
+    """
+    model, x = model_of(num_classes=None), double(2, 3, 4, 6)
+    laws.assert_close(model(x), model.encode(x)[:, 0])
+    assert not [name for name in model.state_dict() if "head" in name], "expected a model without a head"
+
+
 @pytest.mark.states("gradient routing")
 def test_class_loss_reaches_every_parameter():
     """The logits depend on every parameter of the model.

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from impl.models.mae import MaskedAutoencoder
+from impl.models.segmenter import LinearDecoder, Segmenter
 from impl.models.vit import VisionTransformer
 from tools.bench import Pair
 
@@ -69,6 +70,24 @@ class _LibraryMAE(nn.Module):
         return ((painted - target).square().mean(2) * hidden).sum() / hidden.sum()
 
 
+class _LibrarySegmenter(nn.Module):
+    """The states of `_LibraryViT`'s patches, one linear layer, and torch's interpolation."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.scores = _LibraryViT(), nn.Linear(192, 21)
+        self.encoder.head = nn.Identity()
+
+    def forward(self, images):
+        encoder = self.encoder
+        z = encoder.patches(images).flatten(2).mT
+        z = torch.cat([encoder.class_token.expand(len(z), 1, -1), z], dim=1) + encoder.positions
+        for block in encoder.blocks:
+            z = block(z)
+        scores = self.scores(encoder.norm(z)[:, 1:]).mT.unflatten(2, (14, 14))
+        return nn.functional.interpolate(scores, scale_factor=16, mode="bilinear")
+
+
 PAIRS = [
     Pair(
         item="vit",
@@ -83,5 +102,12 @@ PAIRS = [
         ours=_Loss,
         theirs=_LibraryMAE,
         inputs=lambda: (torch.randn(8, 3, 112, 112),),
+    ),
+    Pair(
+        item="segmenter",
+        name="linear decoder, three layers of Ti/16",
+        ours=lambda: Segmenter(VisionTransformer(224, 16, 3, 3, 192, 768, num_classes=None), LinearDecoder(192, 21)),
+        theirs=_LibrarySegmenter,
+        inputs=lambda: (torch.randn(2, 3, 224, 224),),
     ),
 ]

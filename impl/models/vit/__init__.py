@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...layers.checks import check_sizes, per_dimension
+from ...layers.checks import per_dimension
 from ...layers.dropout import Dropout
 from ...layers.linear import Linear
 from ...layers.normalization import LayerNorm
@@ -35,7 +35,7 @@ class VisionTransformer(nn.Module):
         num_heads: of each attention.
         hidden_dim: D, the width of the tokens.
         mlp_dim: width of the MLP's hidden layer.
-        num_classes: of the head.
+        num_classes: of the head; if None there is no head, and the class token's last state y comes out.
         channels: of the images.
         dropout: probability, of the embedded tokens and of each block's three dropouts (see `TransformerEncoderBlock`).
 
@@ -55,12 +55,11 @@ class VisionTransformer(nn.Module):
         num_heads: int,
         hidden_dim: int,
         mlp_dim: int,
-        num_classes: int = 1000,
+        num_classes: int | None = 1000,
         channels: int = 3,
         dropout: float = 0.0,
     ):
         super().__init__()
-        check_sizes(num_classes=num_classes)
         height, width = per_dimension("image_size", image_size, 2)
         self.patches = PatchEmbedding(channels, hidden_dim, patch_size)
         self.grid = grid_of(torch.empty(1, channels, height, width, device="meta"), patch_size)
@@ -69,10 +68,10 @@ class VisionTransformer(nn.Module):
         self.dropout = Dropout(dropout)
         self.blocks = encoder_blocks(num_layers, hidden_dim, num_heads, mlp_dim, dropout)
         self.norm = LayerNorm(hidden_dim, 1e-6)
-        self.head = Linear(hidden_dim, num_classes)
-        with torch.no_grad():
-            self.head.weight.zero_()
-            self.head.bias.zero_()
+        self.head = None if num_classes is None else Linear(hidden_dim, num_classes)
+        if self.head is not None:
+            self.head.weight.data.zero_()
+            self.head.bias.data.zero_()
 
     def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n t d"]:
         """All tokens' last states, LN(z_L): the class token, then the patches row by row.
@@ -89,4 +88,5 @@ class VisionTransformer(nn.Module):
         return self.norm(z)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        return self.head(self.encode(images)[:, 0])
+        y = self.encode(images)[:, 0]
+        return y if self.head is None else self.head(y)

@@ -74,13 +74,13 @@ def norm(x, weights, name, eps=1e-6):
     return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
-def block(x, weights, name, heads):
+def block(x, weights, name, heads, eps=1e-6):
     """A pre-norm block of transformers' ViT on (n, t, d), one head after another."""
 
     def map_by(part, value):
         return value @ weights[f"{name}.{part}.weight"].T + weights[f"{name}.{part}.bias"]
 
-    y = norm(x, weights, f"{name}.layernorm_before")
+    y = norm(x, weights, f"{name}.layernorm_before", eps)
     q, k, v = (map_by(f"attention.{letter}_proj", y) for letter in "qkv")
     width = x.shape[-1] // heads
     found = []
@@ -90,5 +90,5 @@ def block(x, weights, name, heads):
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         found.append(shares / shares.sum(-1, keepdims=True) @ v[..., part])
     x = x + map_by("attention.o_proj", np.concatenate(found, axis=-1))
-    y = map_by("mlp.fc1", norm(x, weights, f"{name}.layernorm_after"))
+    y = map_by("mlp.fc1", norm(x, weights, f"{name}.layernorm_after", eps))
     return x + map_by("mlp.fc2", y * (1 + np.vectorize(erf)(y / sqrt(2))) / 2)
