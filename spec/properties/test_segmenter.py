@@ -138,9 +138,9 @@ def test_every_pixel_is_named_in_view_of_the_whole_image(decoder):
 
 @given(seed=seeds(), scale=st.floats(0.1, 10))
 def test_scores_are_cosines_normalized_over_the_classes(seed, scale):
-    """Cosines lie in [−1, 1] for projections of any length; the scores are LN of them over the classes.
+    """Scores are cosines in [−1, 1], normalized over the classes; no length counts.
 
-    Source: Strudel et al. 2021, eq. 5: L2-normalized patches and classes.  Convention: LN over the classes, as released.
+    Source: Strudel et al. 2021, eq. 5: L2-normalized patches and classes.  Convention: LN over them, as released.
     """
     module, states = all_random(mask_transformer()), double(2, 5, 4, seed=seed)
     cosines, state = module.cosines(states), module.state_dict()

@@ -1,0 +1,47 @@
+"""What agents compute, next to the same of torch's own functions."""
+
+import torch
+from torch import distributions, nn
+
+from impl.models.ppo import ActorCritic, clipped_surrogate_loss
+from tools.bench import Pair
+
+
+class _Judged(nn.Module):
+    """The surrogate of a batch of observations."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = ActorCritic(8, 4)
+
+    def forward(self, observations, actions, old, advantages):
+        log_probs, entropy = self.model.log_prob_and_entropy(observations, actions)
+        return clipped_surrogate_loss(log_probs, old, advantages) - 0.01 * entropy.mean()
+
+
+class _Library(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.policy = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
+
+    def forward(self, observations, actions, old, advantages):
+        policy = distributions.Categorical(logits=self.policy(observations))
+        ratio = (policy.log_prob(actions) - old).exp()
+        clipped = torch.clamp(ratio, 0.8, 1.2)
+        return -torch.min(ratio * advantages, clipped * advantages).mean() - 0.01 * policy.entropy().mean()
+
+
+PAIRS = [
+    Pair(
+        item="ppo",
+        name="surrogate, 2,048 samples",
+        ours=_Judged,
+        theirs=_Library,
+        inputs=lambda: (
+            torch.randn(2048, 8),
+            torch.randint(4, (2048,)),
+            torch.randn(2048) / 4 - 1.4,
+            torch.randn(2048),
+        ),
+    ),
+]
