@@ -43,7 +43,7 @@ class OneStep:
 def test_a_pole_is_balanced():
     """After 14,336 steps of CartPole-v1 the mean return of 20 episodes has risen from below 30 to above 60.
 
-    Measured on 3 seeds: 16 to 21, then 99 to 169.  Wrong, advantages that are summed over the ends of episodes: 12 to 29.
+    Measured on 3 seeds: 16 to 21, then 99 to 169.  Wrong, advantages summed over the ends of episodes: 12 to 29.
 
     Source: Schulman et al. 2017, §6.1.
     """
@@ -53,11 +53,11 @@ def test_a_pole_is_balanced():
 
 
 def test_one_step_is_solved_exactly():
-    """Where the best action is (0.7, −0.4) in every state, the mean comes within 0.1 of it and the deviation below 0.1.
+    """The mean comes within 0.1 of the best action, (0.7, −0.4), and the standard deviation below 0.1.
 
-    Measured on 3 seeds: within 0.03, deviations from 0.035 to 0.039.
+    Measured on 3 seeds: within 0.03, standard deviations 0.035 to 0.039.
 
-    Source: Schulman et al. 2017, §6.1: Gaussian policies with learned deviations.
+    Source: Schulman et al. 2017, §6.1: Gaussian policies with learned standard deviations.
     """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -69,4 +69,4 @@ def test_one_step_is_solved_exactly():
         agent.update(rollout, generator=generator)
     (mean,) = model.best(torch.zeros(1, 1)).detach()
     assert (mean - torch.tensor([0.7, -0.4])).abs().max() < 0.1, f"expected (0.7, −0.4), found {mean}"
-    assert model.log_std.exp().max() < 0.1, f"expected deviations below 0.1, found {model.log_std.exp()}"
+    assert model.log_std.exp().max() < 0.1, f"expected standard deviations below 0.1, found {model.log_std.exp()}"

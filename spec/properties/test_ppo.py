@@ -82,14 +82,15 @@ def test_lambda_goes_from_one_step_to_the_return(steps, gamma, seed):
 
 
 def test_termination_has_no_future_and_truncation_has_one():
-    """A reward of 1 from a value of 2 to one of 5 at γ = 0.9: −1 if it terminated, 3.5 if truncated or going on.
+    """δ = r − V(s) where the episode terminated, and r + γ V(s′) − V(s) where it was truncated or goes on.
 
     Source: Schulman et al. 2015, eq. 10; Pardo et al. 2017, arXiv:1712.00378, on time limits.
     """
-    one = torch.ones(1, 1, dtype=torch.float64)
-    for ended, cut, expected in ((1, 0, -1.0), (0, 1, 3.5), (0, 0, 3.5), (1, 1, -1.0)):
-        found = generalized_advantage_estimate(one, 2 * one, 5 * one, one * ended > 0, one * cut > 0, 0.9, 0.7)
-        laws.assert_close(found, expected * one, what=f"terminated {ended}, truncated {cut}")
+    reward, value, after = (double(1, 1, seed=k) for k in range(3))
+    for ended, cut, future in ((1, 0, 0.0), (0, 1, 0.9), (0, 0, 0.9), (1, 1, 0.0)):
+        ends = torch.tensor([[ended]]) > 0, torch.tensor([[cut]]) > 0
+        found = generalized_advantage_estimate(reward, value, after, *ends, 0.9, 0.7)
+        laws.assert_close(found, reward + future * after - value, what=f"terminated {ended}, truncated {cut}")
 
 
 @pytest.mark.parametrize("which", ["terminated", "truncated"])
@@ -268,7 +269,7 @@ def test_continuous_policy_is_a_gaussian_of_independent_dimensions():
     laws.assert_close(model.best(x), mean)
     drawn = model.sample(x[:1].expand(4000, 3), torch.Generator().manual_seed(0))
     assert ((drawn.mean(0) - mean[0]) / std).abs().max() < 0.06, f"expected the mean {mean[0]}, found {drawn.mean(0)}"
-    assert (drawn.std(0) / std - 1).abs().max() < 0.05, f"expected the deviation {std}, found {drawn.std(0)}"
+    assert (drawn.std(0) / std - 1).abs().max() < 0.05, f"expected the standard deviation {std}, found {drawn.std(0)}"
 
 
 @pytest.mark.states("dependence")
@@ -361,7 +362,7 @@ def gradients_at_steps(subject, rollout, **options):
 @pytest.mark.parametrize("value_clip", [None, 0.1])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_gradient_step_descends_the_three_losses(continuous, value_clip, normalize):
-    """The gradient is that of L_π + c₁ L_V − c₂ entropy, advantages having mean 0 and deviation 1 if normalized.
+    """The gradient is that of L_π + c₁ L_V − c₂ entropy, with normalized advantages if it is asked for.
 
     Source: Schulman et al. 2017, eq. 9; returns are Â + V_old, of the advantages before they are normalized.
     """

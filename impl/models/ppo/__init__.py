@@ -131,8 +131,8 @@ class ActorCritic(nn.Module):
         observations: numbers of an observation.
         actions: number of actions to choose from; of continuous actions, their dimensions.
         hidden: width of the hidden layers.
-        continuous: if False, π is a softmax of logits; if True, a Gaussian with the network's mean and a standard
-            deviation e^log_std that is learned, the same in every state.
+        continuous: if False, π is a softmax of logits; if True, a Gaussian whose mean is the network's and whose
+            spread e^log_std is learned, the same in every state.
 
     Raises:
         ValueError: a size below 1; observations of another width.
@@ -210,7 +210,7 @@ class PPOAgent:
         value_weight, entropy_weight: c₁ and c₂.
         value_clip: ε of the value's loss; None for no clip.
         max_grad_norm: gradients of a larger norm, over all parameters, are scaled down to it.
-        normalize_advantages: if True, each minibatch's advantages have mean 0 and standard deviation 1.
+        normalize_advantages: if True, each minibatch's advantages have mean 0 and variance 1.
 
     Raises:
         ValueError: epochs or minibatch_size below 1.

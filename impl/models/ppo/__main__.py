@@ -7,7 +7,7 @@ from . import ActorCritic, PPOAgent
 
 
 def main(given: list[str] | None = None) -> None:
-    """`python -m impl.models.ppo`: arguments as of `impl.demonstration.arguments`; a step is an update of each agent."""
+    """`python -m impl.models.ppo`: arguments as of `impl.demonstration.arguments`; a step updates both agents."""
     chosen = arguments("ppo", "PPO on CartPole-v1 and Pendulum-v1.", 90, given)
     generator = torch.Generator().manual_seed(chosen.seed)
     torch.manual_seed(chosen.seed)
