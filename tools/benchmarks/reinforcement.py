@@ -4,6 +4,7 @@ import torch
 from torch import distributions, nn
 
 from impl.models.ppo import ActorCritic, clipped_surrogate_loss
+from impl.models.sac import squashed_log_prob
 from tools.bench import Pair
 
 
@@ -31,6 +32,13 @@ class _Library(nn.Module):
         return -torch.min(ratio * advantages, clipped * advantages).mean() - 0.01 * policy.entropy().mean()
 
 
+def _squashed(u, mean, log_std):
+    """torch.distributions' density of a tanh of a normal, by its change of variables."""
+    normal = distributions.Normal(mean, log_std.exp(), validate_args=False)
+    squash = distributions.TanhTransform()
+    return (normal.log_prob(u) - squash.log_abs_det_jacobian(u, u.tanh())).sum(-1)
+
+
 PAIRS = [
     Pair(
         item="ppo",
@@ -43,5 +51,12 @@ PAIRS = [
             torch.randn(2048) / 4 - 1.4,
             torch.randn(2048),
         ),
+    ),
+    Pair(
+        item="sac",
+        name="squashed density, 65,536 actions",
+        ours=lambda: squashed_log_prob,
+        theirs=lambda: _squashed,
+        inputs=lambda: tuple(torch.randn(65536, 4) for _ in range(3)),
     ),
 ]
