@@ -18,11 +18,13 @@ from torch import Generator, Tensor, nn
 
 from .layers.convolution import Conv2d
 from .layers.normalization import BatchNorm2d
+from .layers.reinforcement import ReplayBuffer
 from .optim.adamw import AdamW
 
 __all__ = [
     "Encoder",
     "Environments",
+    "Memory",
     "accuracy_of_a_probe",
     "arguments",
     "digits",
@@ -233,6 +235,16 @@ class Environments:
             e.unwrapped.state = numpy.array(copy["state"])
             e.set_wrapper_attr("_elapsed_steps", copy["elapsed"])
             self.observations[k] = numpy.array(copy["seen"], dtype=numpy.float32)
+
+
+class Memory(ReplayBuffer):
+    """A replay buffer that goes into a checkpoint."""
+
+    def state_dict(self) -> dict:
+        return {"count": self.count, "columns": list(self.columns)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        self.count, self.columns = saved["count"], tuple(saved["columns"])
 
 
 def nearest_neighbors(x: Float[Tensor, "n ..."], k: int) -> Int[Tensor, "2 e"]:

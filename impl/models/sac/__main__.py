@@ -2,20 +2,10 @@
 
 import torch
 
-from ...demonstration import Environments, arguments, save_curves, train
-from . import ReplayBuffer, SACAgent, SquashedGaussianPolicy, TwinQNetwork
+from ...demonstration import Environments, Memory, arguments, save_curves, train
+from . import SACAgent, SquashedGaussianPolicy, TwinQNetwork
 
 RANDOM = 400  # steps before anything is learned
-
-
-class _Memory(ReplayBuffer):
-    """A replay buffer that goes into a checkpoint."""
-
-    def state_dict(self) -> dict:
-        return {"count": self.count, "columns": list(self.columns)}
-
-    def load_state_dict(self, saved: dict) -> None:
-        self.count, self.columns = saved["count"], tuple(saved["columns"])
 
 
 def main(given: list[str] | None = None) -> None:
@@ -23,7 +13,7 @@ def main(given: list[str] | None = None) -> None:
     chosen = arguments("sac", "SAC on Pendulum-v1.", 5000, given)
     generator = torch.Generator().manual_seed(chosen.seed)
     torch.manual_seed(chosen.seed)
-    world, memory = Environments("Pendulum-v1", 1, chosen.seed), _Memory(max(chosen.steps, 1))
+    world, memory = Environments("Pendulum-v1", 1, chosen.seed), Memory(20_000)
     policy, q = SquashedGaussianPolicy(3, 1, 64, low=-2.0, high=2.0), TwinQNetwork(3, 1, 64)
     agent = SACAgent(policy, q, lr=2e-3, tau=0.01)
 
