@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from impl.models.glow import InvertibleConv1x1
 from impl.models.pixelcnn import MaskedConv2d
 from impl.models.realnvp import AffineCoupling
 from impl.models.stylegan import ModulatedConv2d
@@ -90,6 +91,18 @@ class _Coupling(nn.Module):
         return x * s.exp() + t, s.sum(1)
 
 
+class _Mixing(nn.Module):
+    """A dense 1×1 convolution and its determinant."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(48, 48)))
+
+    def forward(self, x):
+        log_det = torch.linalg.slogdet(self.weight).logabsdet * x.shape[2] * x.shape[3]
+        return functional.conv2d(x, self.weight[:, :, None, None]), log_det.expand(len(x))
+
+
 def _network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 512))
@@ -104,6 +117,7 @@ PAIRS = [
     _pair("vq-vae", "VectorQuantizer", _quantizer, _library_quantizer, (16, 32, 16, 16)),
     _pair("pixelcnn", "MaskedConv2d", lambda: MaskedConv2d(64, 64, 5), _Masked, (8, 64, 28, 28)),
     _pair("stylegan", "ModulatedConv2d", lambda: ModulatedConv2d(64, 64, 3, 64), _Modulated, (8, 64, 32, 32), (8, 64)),
+    _pair("glow", "InvertibleConv1x1", lambda: InvertibleConv1x1(48), _Mixing, (16, 48, 32, 32)),
     _pair(
         "realnvp",
         "AffineCoupling",
