@@ -8,7 +8,7 @@ from hypothesis import given
 
 from impl.models.sac import ReplayBuffer, SACAgent, SquashedGaussianPolicy, squashed_log_prob
 from spec import cost, laws
-from spec.cases.sac import agent, batch, policy, pair
+from spec.cases.sac import agent, batch, pair, policy
 from spec.cases.vit import random
 from spec.strategies import floats, seeds, sizes
 
