@@ -315,7 +315,7 @@ def test_bins_get_samples_in_proportion_to_their_weights(bins, seed, scale):
 
     Source: Mildenhall et al. 2020, §5.2: ŵ = w/Σw.
     """
-    edges, weights, _ = masses(bins, seed, 0.0)
+    edges, weights, _ = masses(bins, seed, 1e-5)
     assume(weights.sum(1).min() > 0)
     u = (torch.arange(1000).double() + 0.5).expand(2, 1000) / 1000
     found = sample_pdf(edges, scale * weights, u, eps=1e-12)
