@@ -28,7 +28,7 @@ def uniform(*shape, seed=0, dtype=torch.float32):
 def nerf(**options):
     """Three hidden layers, the position again in front of the last."""
     reseed(0)
-    return NeRF(**{"pos_freqs": 2, "dir_freqs": 1, "width": 10, "depth": 3, "skip": 2} | options)
+    return NeRF(**{"pos_freqs": 2, "dir_freqs": 1, "width": 6, "depth": 3, "skip": 2} | options)
 
 
 class Pair(nn.Module):
@@ -77,7 +77,7 @@ CASES = [
     Case(
         item="nerf",
         name="NeRF, input included",
-        build=lambda: nerf(include_input=True, skip=1),
+        build=lambda: nerf(include_input=True, depth=2, skip=1),
         inputs=lambda: (random(5, 3), random(5, 3, seed=1)),
         exempt=_DEAD,
     ),

@@ -95,7 +95,7 @@ def test_encoding_of_the_negative_keeps_the_cosines(octaves, seed):
 
 @pytest.mark.project_convention
 def test_encoding_of_half_precision_is_that_of_its_values():
-    """γ of bfloat16 numbers has the bfloat16 values nearest to γ of the same numbers in float64, for all ten octaves.
+    """γ of bfloat16 inputs is γ of their values in float64, rounded to bfloat16, for all ten octaves.
 
     A frequency of 512π times p, rounded to bfloat16, is off by whole periods.
 
@@ -410,13 +410,13 @@ def test_splitting_a_segment_changes_nothing(n, at, share, seed):
     laws.assert_close(found[2], opacity)
 
 
-@given(front=sizes(1, 3), behind=sizes(1, 3), seed=seeds())
-def test_what_is_in_front_covers_what_is_behind(front, behind, seed):
-    """A ray's colour is that of its front part plus (1 − opacity of the front) times that of the part behind.
+@given(front=sizes(1, 3), rest=sizes(1, 3), seed=seeds())
+def test_what_is_in_front_covers_what_is_farther(front, rest, seed):
+    """A ray's colour is that of its front part plus (1 − opacity of the front) times that of the rest.
 
     Source: Porter & Duff 1984, "over": alpha compositing, to which eq. 3 reduces (Mildenhall et al. 2020, §4).
     """
-    rgb, sigma, t, directions = samples(1, front + behind, seed)
+    rgb, sigma, t, directions = samples(1, front + rest, seed)
     whole = volume_render(rgb, sigma, t, directions, last=0.4)
     near = volume_render(
         rgb[:, :front], sigma[:, :front], t[:, :front], directions, last=float(t[0, front] - t[0, front - 1])
@@ -444,10 +444,10 @@ def test_empty_space_is_black_or_white():
 
 @pytest.mark.states("limiting case")
 @given(hidden=sizes(0, 3), density=floats(1e3, 1e30), seed=seeds())
-def test_an_opaque_sample_hides_all_behind_it(hidden, density, seed):
+def test_an_opaque_sample_hides_all_that_is_farther(hidden, density, seed):
     """Where the first density above 0 is huge, the colour is that sample's, its depth the depth; gradients are finite.
 
-    Source: Mildenhall et al. 2020, eq. 3: T is 0 behind.
+    Source: Mildenhall et al. 2020, eq. 3: T is 0 after it.
     """
     rgb, sigma, t, directions = samples(2, 5, seed)
     t = torch.arange(5).double().expand(2, 5) + t[:, :1]
@@ -500,7 +500,7 @@ def test_quadrature_converges_to_the_integral():
 @pytest.mark.states("dependence")
 @given(seed=seeds())
 def test_light_is_lost_in_front_alone(seed):
-    """w_i depends on σ_j for j <= i and on no density behind; Ĉ is linear in the colours, with ∂Ĉ/∂c_i = w_i.
+    """w_i depends on σ_j for j <= i and on no density farther away; Ĉ is linear in the colours, with ∂Ĉ/∂c_i = w_i.
 
     Source: Mildenhall et al. 2020, eq. 3.
     """
@@ -663,7 +663,7 @@ def test_random_fine_samples_follow_the_coarse_weights():
 
     Source: Mildenhall et al. 2020, §5.2: inverse transform sampling.
     """
-    wall = lambda x, d: (x, 3 * (x[..., 2] - 1.0).clamp(min=0))  # noqa: E731  fog that thickens behind z = 1
+    wall = lambda x, d: (x, 3 * (x[..., 2] - 1.0).clamp(min=0))  # noqa: E731  fog that thickens from z = 1 on
     fine = Field()
     origins, directions = (
         torch.zeros(500, 3).double(),
@@ -671,13 +671,13 @@ def test_random_fine_samples_follow_the_coarse_weights():
     )
     found = render_rays(wall, fine, origins, directions, 0.5, 2.5, 64, 8, generator=torch.Generator().manual_seed(0))
     t = fine.asked[0][0][..., 2]
-    behind = t[:, -1].mean().item()
+    last = t[:, -1].mean().item()
     at = torch.tensor([1.2, 1.5, 1.8, 2.1], dtype=torch.float64)
     counts = (t[..., None] < at).double().sum((0, 1)) - 64 * 500 * (at - 0.5) / 2
     # The quadrature's weights are those of T σ dt, whose distribution function is 1 − T up to the last sample but one.
     inside = 1 - (-1.5 * (at - 1.0).square()).exp()
     total = 1 - math.exp(-1.5 * 1.46875**2)
-    assert behind > 2, f"expected samples up to the far end, found {behind}"
+    assert last > 2, f"expected samples up to the far end, found {last}"
     gap = (counts / 4000 - inside / total).abs().max()
     assert gap < 0.05, f"expected {inside / total}, found {counts / 4000}"
     assert found[0][3].shape == (500, 64), "expected the coarse network's own weights"
@@ -729,7 +729,7 @@ def test_gradient_is_that_of_fixed_samples():
     laws.gradient_correct(lambda w: render_rays(*fields(a, w), origins, directions, 0.5, 2.5, 4, 3)[1][:3], b)
 
 
-def test_white_is_behind_both_renderings():
+def test_white_is_added_to_both_renderings():
     """white_background adds 1 − opacity to both colours and changes nothing else.
 
     Source: Mildenhall et al. 2020, as released, for scenes before white.
@@ -749,7 +749,7 @@ def test_a_ray_costs_its_samples():
 
     Source: Mildenhall et al. 2020, §5.3: 64 and 64 + 128 samples.
     """
-    coarse, fine = nerf(), nerf(width=6)
+    coarse, fine = nerf(), nerf(width=8)
     weights = [sum(p.numel() for p in model.parameters() if p.dim() == 2) for model in (coarse, fine)]
     origins, directions = random(7, 3), random(7, 3, seed=1)
     found = cost.flops(lambda: render_rays(coarse, fine, origins, directions, 0.5, 2.5, 5, 4))

@@ -73,7 +73,7 @@ def nerf(recipe: Recipe) -> None:
     # ---------------------------------------------------------------- quadrature
     colours = recipe.given("colours", draw.integers(0, 33, (3, 5, 3)) / 32)
     density = recipe.given("density", draw.integers(0, 5, (3, 5)) / 4)
-    t = recipe.given("t", 0.5 + np.cumsum(draw.integers(1, 9, (3, 5)), axis=1) / 16)
+    t = recipe.given("t", np.array([[10, 14, 15, 23, 28], [9, 10, 13, 20, 22], [12, 20, 26, 27, 35]]) / 16)
     directions = recipe.given("directions", np.array([[0.0, 0.6, 0.8], [3.0, 4.0, 0.0], [-0.25, 0.5, 0.5]]))
     length = np.array([1.0, 5.0, 0.75])[:, None]
     ends = np.concatenate([t[:, 1:], t[:, -1:] + 0.25], axis=1)
