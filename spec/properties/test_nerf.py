@@ -113,10 +113,11 @@ def layer(state, name, x):
 
 
 def bright(seed=0, **options):
-    """A network whose density is above 0 everywhere near the origin."""
+    """A network of small weights whose biases of 1 keep every ReLU above 0, the density's too."""
     model = laws.randomise(nerf(**options).double(), seed)
-    state = {name: value / 4 for name, value in model.state_dict().items()} | {"sigma.bias": torch.tensor([30.0])}
-    model.load_state_dict(state)
+    state = {name: value / 16 for name, value in model.state_dict().items()}
+    alive = {name: torch.ones_like(v) for name, v in state.items() if name.endswith("bias") and "rgb" not in name}
+    model.load_state_dict(state | alive)
     return model
 
 
