@@ -689,7 +689,7 @@ def test_fine_samples_gather_at_a_surface():
 
     Source: Mildenhall et al. 2020, §5.2: samples where visible content is expected.
     """
-    wall = lambda x, d: (x, 1e3 * (x[..., 2] > 1.3))  # noqa: E731
+    wall = lambda x, d: (x, 1e3 * (x[..., 2] > 1.3).to(x))  # noqa: E731
     fine = Field()
     origins, directions = torch.zeros(1, 3).double(), torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
     render_rays(wall, fine, origins, directions, 0.5, 2.5, 16, 32)
