@@ -18,15 +18,19 @@ from torch import Generator, Tensor, nn
 
 from .layers.convolution import Conv2d
 from .layers.normalization import BatchNorm2d
+from .layers.reinforcement import ReplayBuffer
 from .optim.adamw import AdamW
 
 __all__ = [
     "Encoder",
+    "Environments",
+    "Memory",
     "accuracy_of_a_probe",
     "arguments",
     "digits",
     "name_digits_along_a_graph",
     "nearest_neighbors",
+    "save_curves",
     "save_grid",
     "save_points",
     "train",
@@ -127,6 +131,120 @@ def save_grid(images: Float[Tensor, "n c h w"], path: Path, columns: int = 10, s
     sheet = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (H, W, 3)
     sheet = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     Image.fromarray((255 * sheet).round().byte().numpy()).save(path)
+
+
+def save_curves(curves: Mapping[str, list[float]], path: Path, width: int = 560, height: int = 160) -> None:
+    """Draws each list of numbers as a curve in a strip of its own, with its name and its range, as one PNG.
+
+    Raises:
+        ValueError: a list of fewer than two numbers, or with NaN.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        raise SystemExit("pictures are written with Pillow: pip install '.[demos]'") from None
+    image = Image.new("RGB", (width, height * len(curves)), "white")
+    draw = ImageDraw.Draw(image)
+    for strip, (name, values) in enumerate(curves.items()):
+        if len(values) < 2 or any(v != v for v in values):
+            raise ValueError(f"expected two numbers or more without NaN for {name}, got {values}")
+        low, high, top = min(values), max(values), strip * height
+        draw.text((6, top + 4), f"{name}: {low:.4g} to {high:.4g}", fill="black")
+        places = [
+            (
+                6 + (width - 12) * k / (len(values) - 1),
+                top + height - 8 - (height - 32) * (v - low) / ((high - low) or 1),
+            )
+            for k, v in enumerate(values)
+        ]
+        draw.line(places, fill="#1f77b4", width=2)
+        draw.line((0, top + height - 1, width, top + height - 1), fill="#c0c0c0")
+    image.save(path)
+
+
+class Environments:
+    """Copies of one of gymnasium's classic control environments that run side by side, stop and go on.
+
+    `step` is that of gymnasium.vector in the mode SAME_STEP: where an episode ends, the observation is the first of the
+    next one and `info["final_obs"]` has its last. The state goes into a checkpoint, which gymnasium's own does not.
+
+    Args:
+        name: "CartPole-v1", "Pendulum-v1", …
+        count: of copies.
+        seed: of their first states.
+
+    Attributes:
+        observations: (count, o), what the environments are at.
+        returns: of every episode that has ended, in order.
+    """
+
+    def __init__(self, name: str, count: int, seed: int):
+        try:
+            import gymnasium
+        except ImportError:
+            raise SystemExit("the environments come with gymnasium: pip install '.[demos]'") from None
+        self.all = [gymnasium.make(name) for _ in range(count)]
+        self.observations = [e.reset(seed=seed + k)[0] for k, e in enumerate(self.all)]
+        self.returns, self.running = [], [0.0] * count
+
+    def step(self, actions):
+        """Observations, rewards, terminated, truncated, and a dictionary with "final_obs"; one row for each copy."""
+        rows = [e.step(action) for e, action in zip(self.all, actions)]
+        final = [row[0] for row in rows]
+        self.observations = list(final)
+        for k, (_, reward, terminated, truncated, _) in enumerate(rows):
+            self.running[k] += float(reward)
+            if terminated or truncated:
+                self.returns.append(self.running[k])
+                self.running[k], self.observations[k] = 0.0, self.all[k].reset()[0]
+        rewards, terminated, truncated = ([row[k] for row in rows] for k in (1, 2, 3))
+        return self.observations, rewards, terminated, truncated, {"final_obs": final}
+
+    def state_dict(self) -> dict:
+        """Everything that the next steps depend on, as plain numbers."""
+        copies = []
+        for e, seen in zip(self.all, self.observations):
+            inner = e.unwrapped
+            random = inner.np_random.bit_generator.state
+            words = {name: str(value) for name, value in random["state"].items()}  # 128 bits each
+            copies.append(
+                {
+                    "state": [float(x) for x in inner.state],
+                    "seen": [float(x) for x in seen],
+                    "elapsed": int(e.get_wrapper_attr("_elapsed_steps")),
+                    "random": words | {"has_uint32": str(random["has_uint32"]), "uinteger": str(random["uinteger"])},
+                }
+            )
+        return {"copies": copies, "returns": list(self.returns), "running": list(self.running)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Goes on where `state_dict` was taken."""
+        import numpy
+
+        self.returns, self.running = list(saved["returns"]), list(saved["running"])
+        for k, (e, copy) in enumerate(zip(self.all, saved["copies"])):
+            e.reset()
+            words = {name: int(value) for name, value in copy["random"].items()}
+            state = {"state": words["state"], "inc": words["inc"]}
+            e.unwrapped.np_random.bit_generator.state = {
+                "bit_generator": "PCG64",
+                "state": state,
+                "has_uint32": words["has_uint32"],
+                "uinteger": words["uinteger"],
+            }
+            e.unwrapped.state = numpy.array(copy["state"])
+            e.set_wrapper_attr("_elapsed_steps", copy["elapsed"])
+            self.observations[k] = numpy.array(copy["seen"], dtype=numpy.float32)
+
+
+class Memory(ReplayBuffer):
+    """A replay buffer that goes into a checkpoint."""
+
+    def state_dict(self) -> dict:
+        return {"count": self.count, "columns": list(self.columns)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        self.count, self.columns = saved["count"], tuple(saved["columns"])
 
 
 def nearest_neighbors(x: Float[Tensor, "n ..."], k: int) -> Int[Tensor, "2 e"]:

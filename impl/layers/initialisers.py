@@ -84,3 +84,17 @@ def _uniform(tensor: Tensor, sigma: float) -> Tensor:
     """The variance of U(−g, g) is g²/3."""
     bound = math.sqrt(3) * sigma
     return tensor.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """gain times a uniformly drawn matrix with orthonormal rows or columns, whichever are fewer.
+
+    Saxe, McClelland & Ganguli 2013, arXiv:1312.6120, §3.  Raises ValueError for other than 2 dimensions.
+    """
+    if tensor.dim() != 2:
+        raise ValueError(f"expected a matrix, got shape {tuple(tensor.shape)}")
+    rows, columns = tensor.shape
+    q, r = torch.linalg.qr(torch.randn(max(rows, columns), min(rows, columns), dtype=tensor.dtype))
+    q = q * r.diagonal().sign()  # else not uniform: Mezzadri 2006, arXiv:math-ph/0609050
+    return tensor.copy_(gain * (q if rows >= columns else q.T))

@@ -78,9 +78,22 @@ class Upsample(nn.Module):
             u = i * (source - 1) / max(target - 1, 1)
         else:
             u = ((i + 0.5) * shrink[0] / shrink[1] - 0.5).clamp(0, source - 1)
-        low = u.long()
-        share = (u - low).to(x.dtype).reshape(-1, *(1 for _ in x.shape[dim + 1 :]))  # λ
-        return torch.lerp(x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=source - 1)), share)
+        return interpolate(x, u, dim)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode!r}"
+
+
+def bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) → (B, C, n, m) as by `Upsample(size, mode="bilinear")`, for where a size is known late."""
+    for dim, target in zip((2, 3), size):
+        i = torch.arange(target, device=x.device, dtype=torch.float64)
+        x = interpolate(x, ((i + 0.5) * x.shape[dim] / target - 0.5).clamp(0, x.shape[dim] - 1), dim)
+    return x
+
+
+def interpolate(x: Tensor, u: Tensor, dim: int) -> Tensor:
+    """x at the places u along a dimension, 0 <= u <= its size − 1, linearly between its neighbours."""
+    low = u.long()
+    share = (u - low).to(x.dtype).reshape(-1, *(1 for _ in x.shape[dim + 1 :]))  # λ
+    return torch.lerp(x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=x.shape[dim] - 1)), share)
