@@ -161,7 +161,7 @@ CASES = [
         },
         exempt=_DEAD
         | {
-            "gradient_correct": "samples are constants to autograd; spec/properties/test_nerf.py asks it with them fixed",
+            "gradient_correct": "samples are constants to autograd; spec/properties/test_nerf.py keeps them fixed",
             "transforms": "samples are constants to autograd, not to forward differences",
             "from_scratch": "the class that is called is defined here; the records of its parts are checked",
         },

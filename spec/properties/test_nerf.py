@@ -161,7 +161,7 @@ def test_density_does_not_depend_on_the_direction(seed):
 
 @given(seed=seeds(), scale=floats(0.1, 30))
 def test_colours_are_fractions_and_densities_not_negative(seed, scale):
-    """c is in [0, 1] and σ >= 0, with zeros among the σ of random weights.
+    """c is in [0, 1] and σ >= 0 for any weights and positions.
 
     Source: Mildenhall et al. 2020, supplement A: sigmoid and ReLU.
     """

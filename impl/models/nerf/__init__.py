@@ -9,9 +9,9 @@ Mildenhall, Srinivasan, Tancik, Barron, Ramamoorthi & Ng 2020, arXiv:2003.08934.
     w_i = T_i (1 − exp(−σ_i δ_i)) normalised is a density, from which N_f more t are sampled          eq. 5, §5.2
 
 Both networks learn: L = Σ over rays of ‖Ĉ_c − C‖² + ‖Ĉ_f − C‖² (eq. 6).
-Convention: γ is the paper's, with π and without p itself; the authors' code leaves π out and puts p first. δ is in units of
-length: t's difference times ‖direction‖. The last δ is 10¹⁰. A camera looks along −z, and rays go through the centres
-of pixels; the authors' code leaves out the half pixel.
+Convention: γ is the paper's, with π and without p itself; the authors' code leaves π out and puts p first. δ is a
+length: t's difference times ‖direction‖. The last one has no end, 10¹⁰. A camera looks along −z, and rays go through
+the centres of pixels; the authors' code leaves out the half pixel.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,10 @@ def positional_encoding(
 class NeRF(nn.Module):
     """Colour and density of points of a scene.
 
-    depth layers of ReLU see γ(x); the density is ReLU of one more; a linear feature, with γ(d), goes through one layer
+    Some layers of ReLU see γ(x); the density is ReLU of one more; a linear feature, with γ(d), goes through one layer
     of ReLU, half as wide, to the colour, a sigmoid.
+    Its linear layers are layers.0 to layers.(depth − 1), sigma, feature, direction and rgb; where vectors are joined,
+    γ(x) comes first and γ(d) last.
 
     Args:
         pos_freqs: L of the position.
@@ -241,9 +243,9 @@ def render_rays(
 ) -> tuple[tuple, tuple]:
     """What `volume_render` returns, first for the coarse network, then for the fine one.
 
-    The coarse network sees one sample in each of num_coarse bins from near to far. Its weights w_2 … w_{N−1}, each on the
-    bin between the middles of sample i and its neighbours, are the density of num_fine more samples; the fine network
-    sees all, in order. Networks get r(t) = o + t d and d/‖d‖.
+    The coarse network sees one sample in each of num_coarse bins from near to far. Its weights w_2 … w_{N−1}, each
+    between the middles of sample i and its neighbours, are the density of num_fine more samples; the fine network sees
+    all, in order. Networks get r(t) = o + t d and d/‖d‖.
 
     Args:
         coarse, fine: networks, or any functions of positions (*rays, n, 3) and directions of length 1, (*rays, n, 3).

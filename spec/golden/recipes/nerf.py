@@ -8,7 +8,7 @@ from spec.golden import Recipe, recipe
 @recipe(
     "nerf",
     oracle="jax in float64 for the network and its gradients; nerfacc for the quadrature; scipy.stats.rv_histogram",
-    second="NumPy: the layers written out, transmittance as a running product, numpy.interp of the distribution function",
+    second="NumPy: the layers written out, transmittance as a running product, numpy.interp",
     needs=("jax", "nerfacc", "scipy", "torch"),
 )
 def nerf(recipe: Recipe) -> None:
@@ -74,7 +74,7 @@ def nerf(recipe: Recipe) -> None:
     colours = recipe.given("colours", draw.integers(0, 33, (3, 5, 3)) / 32)
     density = recipe.given("density", draw.integers(0, 5, (3, 5)) / 4)
     t = recipe.given("t", np.array([[10, 14, 15, 23, 28], [9, 10, 13, 20, 22], [12, 20, 26, 27, 35]]) / 16)
-    directions = recipe.given("directions", np.array([[0.0, 0.6, 0.8], [3.0, 4.0, 0.0], [-0.25, 0.5, 0.5]]))
+    recipe.given("directions", np.array([[0.0, 0.6, 0.8], [3.0, 4.0, 0.0], [-0.25, 0.5, 0.5]]))
     length = np.array([1.0, 5.0, 0.75])[:, None]
     ends = np.concatenate([t[:, 1:], t[:, -1:] + 0.25], axis=1)
     starts, stops, sigmas = (torch.from_numpy(np.ascontiguousarray(a)) for a in (t * length, ends * length, density))
