@@ -100,7 +100,7 @@ CASES = [
         build=_seeded(lambda: PointNet(4, 2, width=1, transforms=False)),
         inputs=_clouds,
         bad=_BAD,
-        exempt=_EXEMPT,
+        exempt=_EXEMPT | _PARTS,
     ),
     Case(
         item="pointnet",
@@ -147,7 +147,11 @@ def mlp(name: str, *widths: str) -> dict[str, str]:
 
 def _tnet(name: str, k: str) -> dict[str, str]:
     state = mlp(f"{name}point_mlp", k, "width", "2 * width", "16 * width")
-    return state | mlp(f"{name}cloud_mlp", "16 * width", "8 * width", "4 * width") | linear(f"{name}last", f"{k}**2", "4 * width")
+    return (
+        state
+        | mlp(f"{name}cloud_mlp", "16 * width", "8 * width", "4 * width")
+        | linear(f"{name}last", f"{k}**2", "4 * width")
+    )
 
 
 def _encoder(name: str, transforms: bool = True) -> dict[str, str]:
@@ -163,7 +167,7 @@ _SETS = {
     "critical_points": "critical_points(points): C_S as booleans (B, n), at most one point for each maximum",
     "within_bound": "within_bound(points, others): which of others (B, m, d) belong to N_S, as booleans (B, m)",
 }
-_ENCODER = {"encoder": "the PointNetEncoder"}
+_ENCODER = {"encoder": "the PointNetEncoder", "last": "the linear layer to the logits"}
 
 CONTRACTS = [
     Contract(
@@ -180,7 +184,11 @@ CONTRACTS = [
         calls=({"k": 3, "width": 2},),
         ranges={"k": "int >= 1", "width": "int >= 1"},
         state=_tnet("", "k"),
-        attributes={"last": "the linear layer to k² elements; may be called by itself"},
+        attributes={
+            "point_mlp": "h, a SharedMLP",
+            "cloud_mlp": "γ up to the last layer, a SharedMLP",
+            "last": "the linear layer to k² elements",
+        },
     ),
     Contract(
         item="pointnet",
@@ -204,7 +212,7 @@ CONTRACTS = [
         state=_encoder("encoder.")
         | mlp("cloud_mlp", "16 * width", "8 * width", "4 * width")
         | linear("last", "num_classes", "4 * width"),
-        attributes=_ENCODER,
+        attributes=_ENCODER | {"cloud_mlp": "γ up to the last layer, a SharedMLP"},
     ),
     Contract(
         item="pointnet",
@@ -215,7 +223,7 @@ CONTRACTS = [
         state=_encoder("encoder.")
         | mlp("point_mlp", "17 * width", "8 * width", "4 * width", "2 * width", "2 * width")
         | linear("last", "num_classes", "2 * width"),
-        attributes=_ENCODER,
+        attributes=_ENCODER | {"point_mlp": "the SharedMLP of local and global features"},
     ),
     Contract(item="pointnet", name="feature_transform_regularizer", of=feature_transform_regularizer),
 ]

@@ -71,5 +71,7 @@ def test_the_segmentation_reads_1088_features():
     """
     with torch.device("meta"):
         state = PointNetSegmentation(50).state_dict()
-    widths = [tuple(state[f"point_mlp.linears.{n}.weight"].shape) for n in range(4)] + [tuple(state["last.weight"].shape)]
+    widths = [tuple(state[f"point_mlp.linears.{n}.weight"].shape) for n in range(4)] + [
+        tuple(state["last.weight"].shape)
+    ]
     assert widths == [(512, 1088), (256, 512), (128, 256), (128, 128), (50, 128)], f"found {widths}"

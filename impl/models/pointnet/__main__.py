@@ -1,4 +1,4 @@
-"""python -m impl.models.pointnet --out FOLDER: names digits by their ink as points, and draws the points that matter."""
+"""python -m impl.models.pointnet --out FOLDER: names digits by points of ink, and draws the points that matter."""
 
 import torch
 
@@ -17,7 +17,7 @@ def ink(images):
 
 
 def main(given: list[str] | None = None) -> None:
-    """Trains on digits; writes digits, their critical points, and every place that would leave the answer the same."""
+    """Trains on digits; writes digits, their critical points, and where ink would change nothing."""
     options = arguments("pointnet", "Digits as clouds of points.", steps=600, given=given)
     torch.manual_seed(options.seed)
     model = PointNet(10, width=12, transforms=False)

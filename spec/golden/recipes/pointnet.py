@@ -7,7 +7,7 @@ from spec.golden import Recipe, recipe
 
 @recipe(
     "pointnet",
-    oracle="torch.nn.functional on (B, C, n): conv1d of kernel 1, batch_norm, max_pool1d, bmm; torch.linalg.matrix_norm",
+    oracle="torch.nn.functional on (B, C, n): conv1d, batch_norm, max_pool1d; torch.linalg.matrix_norm",
     second="NumPy, point by point with fused scales; the trace of (I − A Aᵀ)²",
     needs=("torch", "numpy"),
 )
