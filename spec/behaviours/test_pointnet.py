@@ -93,6 +93,7 @@ def test_names_solids_and_bears_missing_points():
     """A cloud is still named with half of its points, and mostly with a quarter.
 
     Measured on 4 seeds: 0.998 to 1.0 with 128 points, 0.962 to 0.982 with 64, 0.816 to 0.888 with 32; chance is 0.2.
+    A mean for the maximum bears it as well (3 seeds: 0.98 to 0.99, 0.95 to 0.98, 0.87 to 0.92).
 
     Source: Qi et al. 2016, §5.3 and figure 6: half of the points cost 2.4 to 3.8 %.
     """
@@ -134,7 +135,7 @@ def test_critical_points_summarize_a_solid():
 def test_names_digits_from_their_ink():
     """The pixels of a digit that have ink, as a set of points (row, column, grey), tell which digit it is.
 
-    Measured on 4 seeds: 0.906 to 0.958; without the columns 0.086 to 0.118.
+    Measured on 4 seeds: 0.886 to 0.944; without the columns 0.086 to 0.120.
 
     Source: Qi et al. 2016, supplementary, table 8: MNIST as point clouds.
     """
@@ -147,10 +148,10 @@ def test_names_digits_from_their_ink():
         chosen = torch.randint(len(x), (32,), generator=generator)
         return x[chosen], y[chosen]
 
-    model = fit(PointNet(10, width=12, transforms=False), sample, 300)
+    model = fit(PointNet(10, width=12, transforms=False), sample, 200)
     with torch.no_grad():
         found, flat = right(model(new)[0], labels), right(model(new * torch.tensor([1.0, 0.0, 1.0]))[0], labels)
-    assert found > 0.85, f"expected more than 0.85 of new digits named, found {found:.3f}"
+    assert found > 0.8, f"expected more than 0.8 of new digits named, found {found:.3f}"
     assert flat < 0.5, f"expected fewer than 0.5 named without columns, found {flat:.3f}"
 
 
@@ -187,7 +188,7 @@ def test_a_point_is_named_by_its_place_in_the_cloud():
 def test_the_regularizer_keeps_the_feature_transform_near_orthogonal():
     """With a weight in the loss ‖I − A Aᵀ‖² stays far below what it becomes without one.
 
-    Measured on 4 seeds: weight 0.1 0.05 to 0.10, weight 0 0.77 to 1.19.
+    Measured on 4 seeds: 0.08 to 0.21 with the weight 0.1, 0.41 to 1.64 without.
 
     Source: Qi et al. 2016, §4.2, eq. 2, and §5.2, table 5: with the regularizer training is stable.
     """
@@ -202,7 +203,7 @@ def test_the_regularizer_keeps_the_feature_transform_near_orthogonal():
             chosen = torch.randint(len(x), (32,), generator=generator)
             return x[chosen], y[chosen]
 
-        model = fit(PointNet(10, width=6), sample, 80, weight=weight)
+        model = fit(PointNet(10, width=6), sample, 50, weight=weight)
         with torch.no_grad():
             found[weight] = feature_transform_regularizer(model(new)[1]).mean().item()
     assert found[0.1] < 0.5, f"expected less than 0.5 with the regularizer, found {found[0.1]:.3f}"
