@@ -104,13 +104,6 @@ CASES = [
     ),
     Case(
         item="pointnet",
-        name="PointNet",
-        build=_seeded(lambda: PointNet(4, 2, width=2)),
-        inputs=_clouds,
-        exempt=_EXEMPT | _PARTS,
-    ),
-    Case(
-        item="pointnet",
         name="PointNetSegmentation",
         build=_seeded(lambda: PointNetSegmentation(4, 2, width=2)),
         inputs=_clouds,
