@@ -93,9 +93,9 @@ def test_names_solids_and_bears_missing_points():
     """A cloud is still named with half of its points, and mostly with a quarter.
 
     Measured on 4 seeds: 0.988 to 0.996 with 128 points, 0.948 to 0.962 with 64, 0.804 to 0.828 with 32; chance is 0.2.
-    A mean for the maximum bears it as well (3 seeds: 0.98 to 0.99, 0.95 to 0.98, 0.87 to 0.92).
+    A mean for the maximum bears it as well (3 seeds: 0.958 to 0.988, 0.912 to 0.952, 0.826 to 0.900).
 
-    Source: Qi et al. 2016, §5.3 and figure 6: half of the points cost 2.4 to 3.8 %.
+    Source: Qi et al. 2016, §5.2 and figure 6: half of the points cost 2.4 to 3.8 %.
     """
     model, x, y = of_solids()
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_names_digits_from_their_ink():
 
     Measured on 4 seeds: 0.886 to 0.944; without the columns 0.086 to 0.120.
 
-    Source: Qi et al. 2016, supplementary, table 8: MNIST as point clouds.
+    Source: Qi et al. 2016, supplementary, MNIST digits as point clouds.
     """
     x, y, new, labels = digits()
     x, new = ink(x), ink(new)
