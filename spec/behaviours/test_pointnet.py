@@ -76,7 +76,7 @@ def right(logits, labels) -> float:
 
 @cache
 def of_solids(seed: int = 0):
-    """A classifier of 128 points after 120 batches of 32, and 500 new clouds."""
+    """A classifier of 128 points after 100 batches of 32, and 500 new clouds."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     x, y = solids(1000, 128, generator)
@@ -85,15 +85,15 @@ def of_solids(seed: int = 0):
         chosen = torch.randint(len(x), (32,), generator=generator)
         return x[chosen], y[chosen]
 
-    model = fit(PointNet(5, width=10, transforms=False), sample, 120)
+    model = fit(PointNet(5, width=10, transforms=False), sample, 100)
     return model, *solids(500, 128, generator)
 
 
 def test_names_solids_and_bears_missing_points():
     """A cloud is still named with half of its points, and mostly with a quarter.
 
-    Measured on 4 seeds: 0.988 to 0.996 with 128 points, 0.948 to 0.962 with 64, 0.804 to 0.828 with 32; chance is 0.2.
-    A mean for the maximum bears it as well (3 seeds: 0.958 to 0.988, 0.912 to 0.952, 0.826 to 0.900).
+    Measured on 4 seeds: 0.982 to 0.992 with 128 points, 0.926 to 0.966 with 64, 0.786 to 0.860 with 32; chance is 0.2.
+    A mean for the maximum bears it as well (3 seeds: 0.932 to 0.978, 0.878 to 0.950, 0.798 to 0.896).
 
     Source: Qi et al. 2016, §5.2 and figure 6: half of the points cost 2.4 to 3.8 %.
     """
@@ -102,14 +102,14 @@ def test_names_solids_and_bears_missing_points():
         whole, half, quarter = (right(model(x[:, :n])[0], y) for n in (128, 64, 32))
     assert whole > 0.95, f"expected more than 0.95 of whole clouds named, found {whole:.3f}"
     assert half > whole - 0.08, f"expected half of the points to cost less than 0.08, found {whole - half:.3f}"
-    assert quarter > 0.7, f"expected more than 0.7 of clouds of 32 points named, found {quarter:.3f}"
+    assert quarter > 0.68, f"expected more than 0.68 of clouds of 32 points named, found {quarter:.3f}"
 
 
 def test_critical_points_summarize_a_solid():
     """Less than half of a cloud's points are critical; alone they give its logits, the others alone do not.
 
-    Measured on 4 seeds: 49 to 54 of 128 points; logits differ by 3e-6, float32's rounding; the other points
-    name 0.80 to 0.89 of the solids, all of them 0.988 to 0.996.
+    Measured on 4 seeds: 48 to 55 of 128 points; logits differ by 3e-6, float32's rounding; the other points
+    name 0.78 to 0.86 of the solids, all of them 0.982 to 0.992.
 
     Source: Qi et al. 2016, theorem 2, §5.3 and figure 7: the critical points are the skeleton of a shape.
     """
@@ -136,7 +136,7 @@ def test_critical_points_summarize_a_solid():
 def test_names_digits_from_their_ink():
     """The pixels of a digit that have ink, as a set of points (row, column, grey), tell which digit it is.
 
-    Measured on 4 seeds: 0.886 to 0.944; without the columns 0.086 to 0.120.
+    Measured on 4 seeds: 0.834 to 0.926; without the columns 0.086 to 0.118.
 
     Source: Qi et al. 2016, supplementary, MNIST digits as point clouds.
     """
@@ -149,17 +149,17 @@ def test_names_digits_from_their_ink():
         chosen = torch.randint(len(x), (32,), generator=generator)
         return x[chosen], y[chosen]
 
-    model = fit(PointNet(10, width=12, transforms=False), sample, 200)
+    model = fit(PointNet(10, width=12, transforms=False), sample, 150)
     with torch.no_grad():
         found, flat = right(model(new)[0], labels), right(model(new * torch.tensor([1.0, 0.0, 1.0]))[0], labels)
-    assert found > 0.8, f"expected more than 0.8 of new digits named, found {found:.3f}"
+    assert found > 0.75, f"expected more than 0.75 of new digits named, found {found:.3f}"
     assert flat < 0.5, f"expected fewer than 0.5 named without columns, found {flat:.3f}"
 
 
 def test_a_point_is_named_by_its_place_in_the_cloud():
     """Whether a point lies in the upper half of a solid that was moved somewhere needs the global feature.
 
-    Measured on 4 seeds: 0.864 to 0.915 of the points; with a global feature of zeros 0.602 to 0.616.
+    Measured on 4 seeds: 0.760 to 0.865 of the points; with a global feature of zeros 0.593 to 0.625.
 
     Source: Qi et al. 2016, §4.2: local and global information aggregation.
     """
@@ -178,12 +178,12 @@ def test_a_point_is_named_by_its_place_in_the_cloud():
             x, _ = solids(count, 32, generator)
             return x + torch.randn(count, 1, 3, generator=generator), (x[..., 2] > 0).long()
 
-        fit(model, sample, 60 if blind else 120)
+        fit(model, sample, 40 if blind else 80)
         x, y = sample(300)
         with torch.no_grad():
             found[blind] = right(model(x)[0], y)
-    assert found[False] > 0.78, f"expected more than 0.78 of the points named, found {found[False]:.3f}"
-    assert found[True] < 0.7, f"expected fewer than 0.7 without a global feature, found {found[True]:.3f}"
+    assert found[False] > 0.7, f"expected more than 0.7 of the points named, found {found[False]:.3f}"
+    assert found[True] < 0.67, f"expected fewer than 0.67 without a global feature, found {found[True]:.3f}"
 
 
 def test_the_regularizer_keeps_the_feature_transform_near_orthogonal():
