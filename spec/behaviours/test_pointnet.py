@@ -189,7 +189,7 @@ def test_a_point_is_named_by_its_place_in_the_cloud():
 def test_the_regularizer_keeps_the_feature_transform_near_orthogonal():
     """With a weight in the loss ‖I − A Aᵀ‖² stays far below what it becomes without one.
 
-    Measured on 4 seeds: 0.08 to 0.21 with the weight 0.1, 0.41 to 1.64 without.
+    Measured on 4 seeds: 0.09 to 0.11 with the weight 0.1, 0.80 to 1.11 without.
 
     Source: Qi et al. 2016, §4.2, eq. 2, and §5.2, table 5: with the regularizer training is stable.
     """
@@ -201,11 +201,11 @@ def test_the_regularizer_keeps_the_feature_transform_near_orthogonal():
         generator = torch.Generator().manual_seed(0)
 
         def sample(generator=generator):
-            chosen = torch.randint(len(x), (32,), generator=generator)
+            chosen = torch.randint(len(x), (16,), generator=generator)
             return x[chosen], y[chosen]
 
         model = fit(PointNet(10, width=6), sample, 50, weight=weight)
         with torch.no_grad():
             found[weight] = feature_transform_regularizer(model(new)[1]).mean().item()
-    assert found[0.1] < 0.5, f"expected less than 0.5 with the regularizer, found {found[0.1]:.3f}"
+    assert found[0.1] < 0.3, f"expected less than 0.3 with the regularizer, found {found[0.1]:.3f}"
     assert found[0.0] > 2 * found[0.1], f"expected twice as much without, found {found[0.0]:.3f}"

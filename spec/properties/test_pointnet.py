@@ -391,7 +391,7 @@ def test_a_classifier_reads_the_global_feature(x, seed):
 def test_dropout_comes_before_the_class_scores_alone():
     """In training with dropout p the logits lose a share p of the last features, scaled by 1/(1 − p); A loses none.
 
-    800 samples of one cloud: each of the last features, made visible by an identity as the last layer, is 0 or scaled.
+    100 calls of one batch: each of the last features, made visible by an identity as the last layer, is 0 or scaled.
 
     Source: Qi et al. 2016, supplementary C: dropout on the last fully connected layer, 256 wide, before class scores.
     """
@@ -405,7 +405,7 @@ def test_dropout_comes_before_the_class_scores_alone():
     expected = full(x)[0]
     torch.manual_seed(0)
     found = []
-    for _ in range(200):
+    for _ in range(100):
         model.train().load_state_dict(state)
         found.append(model(x)[0])
     found = torch.stack(found)
@@ -413,8 +413,8 @@ def test_dropout_comes_before_the_class_scores_alone():
     kept = ratio != 0
     laws.assert_close(ratio[kept], torch.full_like(ratio[kept], 1 / 0.75))
     share = 1 - kept.double().mean().item()
-    # 200 × about 16 features: a standard deviation of 0.008.
-    assert 0.21 < share < 0.29, f"expected a share near 0.25 to be dropped, found {share:.3f}"
+    # 100 × about 16 features: a standard deviation of 0.011.
+    assert 0.2 < share < 0.3, f"expected a share near 0.25 to be dropped, found {share:.3f}"
 
 
 def test_dropout_is_off_in_evaluation_and_three_tenths_by_default():
