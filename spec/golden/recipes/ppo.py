@@ -9,7 +9,7 @@ from spec.golden import Recipe, recipe
     "ppo",
     oracle="torchrl's generalized_advantage_estimate; without truncation stable_baselines3's RolloutBuffer",
     second="sums by definition in NumPy",
-    needs=("stable_baselines3", "torch", "torchrl"),
+    needs=("stable-baselines3", "torch", "torchrl"),
 )
 def ppo(recipe: Recipe) -> None:
     """Advantages of seven steps of three environments, with episodes that terminate and that are truncated."""

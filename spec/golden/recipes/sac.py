@@ -9,7 +9,7 @@ from spec.golden import Recipe, recipe
     "sac",
     oracle="stable_baselines3's SquashedDiagGaussianDistribution and torch.distributions' TanhTransform in float64",
     second="mpmath, 30 digits",
-    needs=("mpmath", "stable_baselines3", "torch"),
+    needs=("mpmath", "stable-baselines3", "torch"),
 )
 def sac(recipe: Recipe) -> None:
     """ln π of squashed actions in two dimensions."""
