@@ -198,11 +198,6 @@ def in_words(contract: Contract) -> list[str]:
     return lines
 
 
-def double(*shape, seed: int = 0):
-    """Standard normal float64 inputs."""
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def parameter() -> torch.nn.Parameter:
     """One for an optimizer."""
     return torch.nn.Parameter(torch.ones(2, 3))

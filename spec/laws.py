@@ -100,6 +100,16 @@ def reseed(seed: int):
     torch.default_generator.manual_seed(seed)
 
 
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers, the same at every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def double(*shape: int, seed: int = 0) -> Tensor:
+    """`random` in float64."""
+    return random(*shape, seed=seed, dtype=torch.float64)
+
+
 def random_like(tree, seed: int = 0):
     """The same structure with standard normal numbers in place of every floating tensor."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,6 +24,7 @@ _CLOCK = re.compile(r"\b(time\.(time|sleep|perf_counter|monotonic|process_time)(
 _CONSTANT = re.compile(r"^torch\.(zeros|ones|full|empty)(_like)?$")
 _VARIED = re.compile(
     r"rand|arange|linspace|logspace|tensor\(|load\(|data\.|eye|cases?\b|inputs\b|_like\(|varied|normal_|uniform_"
+    r"|(?<![.\w])double\("  # spec.laws.double draws; x.double() does not
 )
 _RAW_COMPARISON = re.compile(
     r"^(torch\.(testing\.assert_close|allclose|isclose)|np\.(allclose|testing\..*)|pytest\.approx)$"

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from .checks import check_sizes, check_space
 from .convolution import Conv2d
-from .transformer import TransformerEncoderBlock
 from .upsampling import bilinear
 
 
@@ -93,12 +92,3 @@ def resize_positions(
         return positions
     image = positions.mT.reshape(1, -1, *grid)
     return bilinear(image, wanted)[0].flatten(1).mT
-
-
-def encoder_blocks(
-    layers: int, width: int, heads: int, hidden: int, dropout: float = 0.0, eps: float = 1e-6
-) -> nn.ModuleList:
-    """Pre-norm blocks with GELU, in which all tokens attend to all: those of ViT; ε of their norms is its 1e-6."""
-    check_sizes(num_layers=layers)
-    options = {"dropout": dropout, "activation": "gelu", "layer_norm_eps": eps, "norm_first": True}
-    return nn.ModuleList(TransformerEncoderBlock(width, heads, hidden, **options) for _ in range(layers))

@@ -1,6 +1,7 @@
-"""What the agents share: a plain network, a memory of transitions, a slow copy of a network."""
+"""What the agents share: a plain network, a memory of transitions, a slow copy of a network, a state to be saved."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from torch import Generator, Tensor, nn
 from .checks import check_sizes
 from .linear import Linear
 
-__all__ = ["Perceptron", "ReplayBuffer", "move_towards"]
+__all__ = ["Agent", "Perceptron", "ReplayBuffer", "clip_gradients", "move_towards"]
 
 
 class Perceptron(nn.Module):
@@ -91,3 +92,44 @@ def move_towards(target: nn.Module, source: nn.Module, share: float) -> None:
         raise ValueError(f"expected a share in [0, 1], got {share}")
     for old, new in zip(target.parameters(), source.parameters(), strict=True):
         old.lerp_(new, share)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
+    """Scales all gradients down together, so that their norm is `most` or less; 10⁻⁶ is added to it before dividing.
+
+    Source: Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063, algorithm 1.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = sum(g.square().sum() for g in gradients).sqrt()
+    for g in gradients:
+        g.mul_((most / (norm + 1e-6)).clamp(max=1))
+
+
+class Agent:
+    """An agent whose state can be saved; loaded into another of the same settings, it goes on as the first would.
+
+    Attributes:
+        parts: what it consists of that has a state: networks and optimizers, by name.
+        counters: tensors that it changes in place, by name.
+    """
+
+    parts: dict[str, nn.Module | torch.optim.Optimizer]
+    counters: dict[str, Tensor]
+
+    def state_dict(self) -> dict[str, dict]:
+        """The state of every part, and copies of the counters."""
+        counters = {name: value.detach().clone() for name, value in self.counters.items()}
+        return {name: part.state_dict() for name, part in self.parts.items()} | {"counters": counters}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Takes over what `state_dict` gave.
+
+        Raises:
+            ValueError: the state of another kind of agent.
+        """
+        if set(state) != {*self.parts, "counters"} or set(state["counters"]) != set(self.counters):
+            raise ValueError(f"expected the state of {sorted(self.parts)}, got that of {sorted(state)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(copy.deepcopy(state[name]))  # torch's optimizers would share its moments with us
+        for name, value in self.counters.items():
+            value.data.copy_(state["counters"][name])

@@ -150,6 +150,22 @@ class TransformerEncoderBlock(nn.Module):
         return self.norm2(x + self.dropout2(_feed_forward(self, x)))
 
 
+def pre_norm_blocks(
+    layers: int,
+    width: int,
+    heads: int,
+    hidden: int,
+    activation: str | Callable[[Tensor], Tensor],
+    eps: float = 1e-5,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+) -> nn.ModuleList:
+    """A stack of pre-norm encoder blocks, those of vision transformers and of CLIP."""
+    check_sizes(layers=layers)
+    options = {"activation": activation, "layer_norm_eps": eps, "norm_first": True, "is_causal": is_causal}
+    return nn.ModuleList(TransformerEncoderBlock(width, heads, hidden, dropout, **options) for _ in range(layers))
+
+
 class _ContextAttention(nn.Module):
     """Multi-head attention to a context as wide as the queries: Vaswani et al. 2017, arXiv:1706.03762, §3.2.3."""
 

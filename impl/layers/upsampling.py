@@ -77,8 +77,8 @@ class Upsample(nn.Module):
         if self.align_corners:
             u = i * (source - 1) / max(target - 1, 1)
         else:
-            u = ((i + 0.5) * shrink[0] / shrink[1] - 0.5).clamp(0, source - 1)
-        return interpolate(x, u, dim)
+            u = _centres(i, source, *shrink)
+        return _interpolate(x, u, dim)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode!r}"
@@ -88,11 +88,16 @@ def bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, H, W) → (B, C, n, m) as by `Upsample(size, mode="bilinear")`, for where a size is known late."""
     for dim, target in zip((2, 3), size):
         i = torch.arange(target, device=x.device, dtype=torch.float64)
-        x = interpolate(x, ((i + 0.5) * x.shape[dim] / target - 0.5).clamp(0, x.shape[dim] - 1), dim)
+        x = _interpolate(x, _centres(i, x.shape[dim], x.shape[dim], target), dim)
     return x
 
 
-def interpolate(x: Tensor, u: Tensor, dim: int) -> Tensor:
+def _centres(i: Tensor, source: int, numerator: float, denominator: float) -> Tensor:
+    """Where the centres of pixels i lie among `source` pixels that are numerator/denominator as many."""
+    return ((i + 0.5) * numerator / denominator - 0.5).clamp(0, source - 1)
+
+
+def _interpolate(x: Tensor, u: Tensor, dim: int) -> Tensor:
     """x at the places u along a dimension, 0 <= u <= its size − 1, linearly between its neighbours."""
     low = u.long()
     share = (u - low).to(x.dtype).reshape(-1, *(1 for _ in x.shape[dim + 1 :]))  # λ

@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.activation import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PReLU, SiLU, Swish
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 NO_PARAMETERS = {"every_parameter_receives_gradient": "it has no parameters"}
 

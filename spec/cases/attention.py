@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.attention import CrossAttention, KeyValueCache, MultiHeadAttention, scaled_dot_product_attention
 from spec.cases import Bad, Case
-from spec.contract import Contract, double, linear
+from spec.contract import Contract, linear
+from spec.laws import double
 
 
 def _normal(*shapes, seed=0):

@@ -6,14 +6,10 @@ from torch import nn
 from impl.models.clip import CLIP, TextTransformer, VisionTransformer, clip_loss, quick_gelu
 from spec.cases import Bad, Case
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 # Of a vocabulary of 11, whose highest id, 10, ends a text: what follows is padding.
 TOKENS = torch.tensor([[3, 1, 4, 10, 0], [2, 7, 10, 0, 0], [5, 5, 9, 2, 10]])
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def text(**options):

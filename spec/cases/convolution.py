@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.convolution import ContextModule, Conv1d, Conv2d, DepthwiseSeparableConv2d
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 
 def _inputs(*shape):

@@ -2,11 +2,11 @@
 
 import torch
 
-from impl.models.dqn import DQNAgent, DuelingQNetwork, ReplayBuffer, double_q_target, epsilon_schedule, huber_loss
+from impl.models.dqn import DQNAgent, DuelingQNetwork, double_q_target, epsilon_schedule, huber_loss
 from spec.cases import Bad, Case
-from spec.cases.vit import random
+from spec.cases.reinforcement import SAVED, perceptron
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 ITEM = "double-dueling-dqn"
 TERMINATED = torch.tensor([False, True, False, False])
@@ -51,7 +51,6 @@ CASES = [
         inputs=lambda: (random(2, 3),),
         exempt={
             "gradient_correct": "the gradient to the features is 1/√2 of the true one by design; a spec says so",
-            "transforms": "the gradient to the features is 1/√2 of the true one by design",
         },
     ),
     Case(
@@ -77,14 +76,6 @@ CASES = [
 ]
 
 
-def _layers(prefix, sizes):
-    return {
-        f"{prefix}.layers.{n}.{kind}": shape
-        for n, (a, b) in enumerate(zip(sizes, sizes[1:]))
-        for kind, shape in (("weight", f"({b}, {a})"), ("bias", f"({b},)"))
-    }
-
-
 CONTRACTS = [
     Contract(
         item=ITEM,
@@ -93,8 +84,8 @@ CONTRACTS = [
         calls=({"observations": 3, "actions": 4, "hidden": 5},),
         ranges={"observations": "int >= 1", "actions": "int >= 1", "hidden": "int >= 1"},
         state={"features.weight": "(hidden, observations)", "features.bias": "(hidden,)"}
-        | _layers("value", ("hidden", "hidden", "1"))
-        | _layers("advantage", ("hidden", "hidden", "actions")),
+        | perceptron("value", "hidden", "hidden", "1")
+        | perceptron("advantage", "hidden", "hidden", "actions"),
         attributes={
             "features": "the layer of the features, before its ReLU",
             "value": "the network of V, from the features",
@@ -111,16 +102,9 @@ CONTRACTS = [
             "q": "the values that learn, as they were given",
             "target_q": "their copy",
             "optimizer": "a torch.optim.Optimizer of their parameters",
-        },
+        }
+        | SAVED,
         remembers="how many updates there were",
-    ),
-    Contract(
-        item=ITEM,
-        name="ReplayBuffer",
-        of=ReplayBuffer,
-        calls=({"capacity": 3},),
-        ranges={"capacity": "int >= 1"},
-        remembers="the latest transitions",
     ),
     Contract(
         item=ITEM,

@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.flash_attention import flash_attention
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 ITEM = "flash-attention"
 _QKV = (2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)

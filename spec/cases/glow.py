@@ -1,16 +1,10 @@
 """Cases of Glow."""
 
-import torch
-
 from impl.models.glow import ActNorm2d, AffineCoupling2d, Glow, InvertibleConv1x1
 from spec.cases import Bad, Case
 from spec.cases.realnvp import Inverse, stir
 from spec.contract import Contract
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def actnorm():

@@ -13,8 +13,8 @@ from impl.models.gpt import (
     weights_to_gpt2,
 )
 from spec.cases import Bad, Case
-from spec.contract import Contract, affine, double, linear
-from spec.laws import reseed
+from spec.contract import Contract, affine, linear
+from spec.laws import double, reseed
 
 
 def small(vocab_size=7, block_size=6, n_layer=2, n_head=2, n_embd=4, **options):

@@ -5,9 +5,9 @@ from torch import nn
 
 from impl.models.mae import MaskedAutoencoder, grid_positions, patchify, random_masking, unpatchify
 from spec.cases import Bad, Case
-from spec.cases.vit import block, random
+from spec.cases.vit import block
 from spec.contract import Contract
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 SETTINGS = {
     "image_size": (4, 6),

@@ -1,16 +1,11 @@
 """Cases of MoCo."""
 
-import torch
 from torch import nn
 
 from impl.models.moco import MoCo, info_nce_loss
 from spec.cases import Bad, Case
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def moco(**options):

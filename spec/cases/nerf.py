@@ -14,11 +14,7 @@ from impl.models.nerf import (
 )
 from spec.cases import Bad, Case
 from spec.contract import Contract, linear
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def uniform(*shape, seed=0, dtype=torch.float32):

@@ -13,7 +13,8 @@ from impl.layers.normalization import (
     LayerNorm,
 )
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 COUPLED = "in training the batch's statistics normalize: each sample moves every other (Ioffe & Szegedy 2015, Alg. 1)"
 UNTRACKED = "without running statistics the batch's own normalize in evaluation as well"

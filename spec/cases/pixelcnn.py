@@ -5,11 +5,7 @@ import torch
 from impl.models.pixelcnn import GatedPixelCNNLayer, MaskedConv2d, PixelCNN
 from spec.cases import Bad, Case
 from spec.contract import Contract
-from spec.laws import reseed
-
-
-def random(*shape, seed: int = 0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def levels(*shape, most: int, seed: int = 0):

@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 
 def _bad(call, *mentions):

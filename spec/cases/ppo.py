@@ -12,9 +12,9 @@ from impl.models.ppo import (
     generalized_advantage_estimate,
 )
 from spec.cases import Bad, Case
-from spec.cases.vit import random
+from spec.cases.reinforcement import SAVED, perceptron
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 TERMINATED = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 1]]).bool()
 TRUNCATED = torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]).bool()
@@ -148,13 +148,6 @@ CASES = [
     ),
 ]
 
-_STATE = {
-    f"{network}.layers.{number}.{kind}": shape
-    for network, out in (("policy", "actions"), ("value", "1"))
-    for number, (a, b) in enumerate((("observations", "hidden"), ("hidden", "hidden"), ("hidden", out)))
-    for kind, shape in (("weight", f"({b}, {a})"), ("bias", f"({b},)"))
-}
-
 CONTRACTS = [
     Contract(
         item="ppo",
@@ -162,7 +155,9 @@ CONTRACTS = [
         of=ActorCritic,
         calls=({"observations": 3, "actions": 2, "hidden": 4, "continuous": True},),
         ranges={"observations": "int >= 1", "actions": "int >= 1", "hidden": "int >= 1"},
-        state=_STATE | {"log_std": "(actions,)"},
+        state=perceptron("policy", "observations", "hidden", "hidden", "actions")
+        | perceptron("value", "observations", "hidden", "hidden", "1")
+        | {"log_std": "(actions,)"},
         attributes={
             "policy": "the network of the policy: observations to logits, or to means",
             "value": "the network of the value: observations to one number",
@@ -178,7 +173,8 @@ CONTRACTS = [
         attributes={
             "actor_critic": "the policy and the value, as they were given",
             "optimizer": "a torch.optim.Optimizer of its parameters",
-        },
+        }
+        | SAVED,
     ),
     Contract(
         item="ppo",

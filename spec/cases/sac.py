@@ -4,9 +4,9 @@ import torch
 
 from impl.models.sac import ReplayBuffer, SACAgent, SquashedGaussianPolicy, TwinQNetwork, squashed_log_prob
 from spec.cases import Bad, Case
-from spec.cases.vit import random
+from spec.cases.reinforcement import SAVED, perceptron
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 
 def policy(**options):
@@ -63,15 +63,6 @@ CASES = [
 ]
 
 
-def _layers(prefix, sizes):
-    pairs = enumerate(zip(sizes, sizes[1:]))
-    return {
-        f"{prefix}.layers.{n}.{kind}": shape
-        for n, (a, b) in pairs
-        for kind, shape in (("weight", f"({b}, {a})"), ("bias", f"({b},)"))
-    }
-
-
 CONTRACTS = [
     Contract(
         item="sac",
@@ -79,7 +70,7 @@ CONTRACTS = [
         of=SquashedGaussianPolicy,
         calls=({"observations": 3, "actions": 2, "hidden": 4},),
         ranges={"observations": "int >= 1", "actions": "int >= 1", "hidden": "int >= 1"},
-        state=_layers("network", ("observations", "hidden", "hidden", "2 * actions"))
+        state=perceptron("network", "observations", "hidden", "hidden", "2 * actions")
         | {"centre": "(actions,)", "scale": "(actions,)"},
         attributes={"centre": "(low + high)/2, a buffer", "scale": "(high − low)/2, a buffer"},
     ),
@@ -89,8 +80,8 @@ CONTRACTS = [
         of=TwinQNetwork,
         calls=({"observations": 3, "actions": 2, "hidden": 4},),
         ranges={"observations": "int >= 1", "actions": "int >= 1", "hidden": "int >= 1"},
-        state=_layers("first", ("observations + actions", "hidden", "hidden", "1"))
-        | _layers("second", ("observations + actions", "hidden", "hidden", "1")),
+        state=perceptron("first", "observations + actions", "hidden", "hidden", "1")
+        | perceptron("second", "observations + actions", "hidden", "hidden", "1"),
     ),
     Contract(
         item="sac",
@@ -105,15 +96,8 @@ CONTRACTS = [
             "log_alpha": "ln α, a tensor of one number that requires a gradient",
             "target_entropy": "H",
             "alpha": "the temperature, a number",
-        },
-    ),
-    Contract(
-        item="sac",
-        name="ReplayBuffer",
-        of=ReplayBuffer,
-        calls=({"capacity": 3},),
-        ranges={"capacity": "int >= 1"},
-        remembers="the latest transitions",
+        }
+        | SAVED,
     ),
     Contract(
         item="sac",

@@ -2,9 +2,9 @@
 
 from impl.models.segmenter import LinearDecoder, MaskTransformer, Segmenter
 from spec.cases import Bad, Case
-from spec.cases.vit import block, random, vit
+from spec.cases.vit import block, vit
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 
 def linear_decoder():

@@ -6,11 +6,7 @@ from torch import nn
 from impl.models.simclr import SimCLR, gather_embeddings, nt_xent_loss, random_crop, random_shades
 from spec.cases import Bad, Case
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def simclr():

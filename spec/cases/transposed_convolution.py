@@ -4,7 +4,8 @@ import torch
 
 from impl.layers.transposed_convolution import ConvTranspose2d
 from spec.cases import Bad, Case
-from spec.contract import Contract, double
+from spec.contract import Contract
+from spec.laws import double
 
 
 def _inputs():

@@ -5,12 +5,7 @@ import torch
 from impl.models.vit import PatchEmbedding, VisionTransformer, resize_positions
 from spec.cases import Bad, Case
 from spec.contract import Contract
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
+from spec.laws import random, reseed
 
 SETTINGS = {
     "image_size": (4, 6),
@@ -93,6 +88,25 @@ BLOCK = {
 def block(prefix: str, width: str, hidden: str) -> dict[str, str]:
     """Keys and shapes of a transformer block's state: those of torch.nn.TransformerEncoderLayer."""
     return {f"{prefix}.{name}": shape.format(d=width, h=hidden) for name, shape in BLOCK.items()}
+
+
+def bilinear_weights(old: int, new: int):
+    """What each of `new` pixels takes of `old` ones along a side: of the two whose centres are next to its own."""
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    for k in range(new):
+        place = min(max((k + 0.5) * old / new - 0.5, 0), old - 1)
+        low = int(place)
+        weights[k, low] += 1 - (place - low)
+        weights[k, min(low + 1, old - 1)] += place - low
+    return weights
+
+
+def without_blocks(module, outputs=(".out_proj.", ".linear2.")):
+    """The module with transformer blocks that add nothing: the last maps of their residual branches are 0."""
+    state = module.state_dict()
+    off = {k: torch.zeros_like(v) for k, v in state.items() if any(name in k for name in outputs)}
+    module.load_state_dict(state | off)
+    return module
 
 
 CONTRACTS = [

@@ -6,7 +6,7 @@ from torch import nn
 from impl.models.vqvae import VQVAE, VectorQuantizer, VectorQuantizerEMA
 from spec.cases import Bad, Case
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
+from spec.laws import random, reseed
 
 
 class Part(nn.Module):
@@ -46,10 +46,6 @@ def vqvae(quantizer=by_gradient):
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(24, 24), nn.Unflatten(1, (4, 2, 3)))
     decoder = nn.Sequential(nn.Flatten(), nn.Linear(24, 24), nn.Unflatten(1, (1, 4, 6)))
     return VQVAE(encoder, decoder, quantizer())
-
-
-def random(*shape, seed: int = 0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def _vectors():

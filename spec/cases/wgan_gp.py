@@ -6,11 +6,7 @@ from torch import nn
 from impl.models.wgan_gp import WGANGP, gradient_penalty
 from spec.cases import Bad, Case
 from spec.contract import Contract, Fresh
-from spec.laws import reseed
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from spec.laws import random, reseed
 
 
 def critic():

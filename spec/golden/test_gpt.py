@@ -71,4 +71,4 @@ def test_filtered_probabilities_agree_with_transformers():
     Source: Holtzman et al. 2019, arXiv:1904.09751, §3.1; transformers' Temperature-, TopK- and TopPLogitsWarper.
     """
     golden = load("gpt")
-    golden.check("chances", sampling_distribution(golden["scores"], 0.7, top_k=6, top_p=0.8))
+    golden.check("probabilities", sampling_distribution(golden["scores"], 0.7, top_k=6, top_p=0.8))

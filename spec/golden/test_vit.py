@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from impl.models.vit import VisionTransformer
+from spec import cost
 from spec.cases.vit import SETTINGS
 from spec.golden import load
 
@@ -71,3 +72,17 @@ def test_published_sizes(patch, layers, width, heads, expected):
         model = VisionTransformer(224, patch, layers, heads, width, 4 * width)
     found = sum(p.numel() for p in model.parameters())
     assert found == expected, f"expected {expected} parameters, found {found}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "expected"), [(12, 768, 12, 17_563_828_224), (24, 1024, 16, 61_554_712_576)]
+)
+def test_published_operations(layers, width, heads, expected):
+    """An image of 224² costs B/16 17.56 and L/16 61.55 billion multiply-adds, all matrix products counted.
+
+    Source: Dosovitskiy et al. 2020, table 1, whose layouts they follow from: N·P²·c·D + L·T·12D² + 2·L·T²·D + D·K.
+    """
+    with torch.device("meta"):
+        model = VisionTransformer(224, 16, layers, heads, width, 4 * width)
+        found = cost.flops(model, torch.empty(1, 3, 224, 224)) // 2
+    assert found == expected, f"expected {expected} multiply-adds, found {found}"

@@ -4,17 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 
-from impl.models.dqn import DQNAgent, ReplayBuffer, double_q_target, epsilon_schedule, huber_loss
+from impl.models.dqn import DQNAgent, double_q_target, epsilon_schedule, huber_loss
 from spec import cost, laws
 from spec.cases.dqn import agent, batch, network
-from spec.cases.vit import random
+from spec.laws import double, random
 from spec.strategies import floats, seeds, sizes
 
 pytestmark = pytest.mark.item("double-dueling-dqn")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def randomised(**options):
@@ -327,23 +323,3 @@ def test_two_streams_share_their_features():
     """
     found = cost.flops(network(), random(1, 3))
     assert found == 2 * (15 + 50 + 5 + 20), f"expected 180 operations, found {found}"
-
-
-@given(capacity=sizes(1, 5), count=sizes(1, 12))
-def test_memory_keeps_the_latest_and_their_own_next_state(capacity, count):
-    """Of n transitions the last `capacity` are there, each with the next state that it came with, ends included.
-
-    Source: Mnih et al. 2015: the last N experience tuples.
-    """
-    memory = ReplayBuffer(capacity)
-    for k in range(count):  # an episode ends at every third step: its next state is 1000 + k, and not the next first
-        following = 1000.0 + k if k % 3 == 2 else k + 1.0
-        memory.add(torch.tensor([float(k)]), k % 2, 0.5 * k, torch.tensor([following]), k % 3 == 2)
-    assert len(memory) == min(count, capacity), f"expected {min(count, capacity)} kept, found {len(memory)}"
-    states, actions, rewards, following, ends = memory.sample(300, torch.Generator().manual_seed(count))
-    k = states[:, 0]
-    assert set(k.tolist()) == set(range(max(count - capacity, 0), count)), f"found {set(k.tolist())}"
-    laws.assert_same(rewards, 0.5 * k)
-    laws.assert_same(actions, (k % 2).long())
-    laws.assert_same(ends, k % 3 == 2)
-    laws.assert_same(following[:, 0], torch.where(ends, 1000 + k, k + 1))

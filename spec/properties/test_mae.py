@@ -10,27 +10,16 @@ from hypothesis import strategies as st
 from impl.models.mae import grid_positions, patchify, random_masking, unpatchify
 from spec import cost, laws
 from spec.cases.mae import NOISE, SETTINGS, mae
-from spec.cases.vit import random
+from spec.cases.vit import without_blocks
+from spec.laws import double, random
 from spec.strategies import permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("mae")
 
 
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
-
-
 def model_of(**options):
     """A model in float64 whose parameters are all random."""
     return laws.randomise(mae(**options).double()).eval()
-
-
-def without_blocks(model):
-    """The model with blocks that add nothing."""
-    state = model.state_dict()
-    off = {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k or ".linear2." in k}
-    model.load_state_dict(state | off)
-    return model
 
 
 def norm(x, state, name):

@@ -10,15 +10,12 @@ from torch import nn
 
 from impl.models.moco import MoCo, info_nce_loss
 from spec import cost, laws
-from spec.cases.moco import moco, random
+from spec.cases.moco import moco
+from spec.laws import double, random
 from spec.parallel import in_processes
 from spec.strategies import floats, permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("moco")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def model(**options):

@@ -18,14 +18,11 @@ from impl.models.nerf import (
     volume_render,
 )
 from spec import cost, laws
-from spec.cases.nerf import along_rays, nerf, random, uniform
+from spec.cases.nerf import along_rays, nerf, uniform
+from spec.laws import double, random
 from spec.strategies import floats, seeds, sizes
 
 pytestmark = pytest.mark.item("nerf")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def shares(*shape, seed=0):
@@ -660,7 +657,8 @@ def test_random_samples_are_the_generators():
 def test_random_fine_samples_follow_the_coarse_weights():
     """With a generator the fine samples of 500 rays have the distribution function of the coarse weights, within 0.03.
 
-    Kolmogorov's distance of 4,000 independent samples exceeds 0.03 once in 700 seeds; the seed is fixed.
+    Kolmogorov's distance of 4,000 independent samples exceeds 0.03 once in 700 seeds; the seed is fixed.  Measured on 6
+    seeds: 0.005 to 0.012.
 
     Source: Mildenhall et al. 2020, §5.2: inverse transform sampling.
     """
@@ -680,7 +678,7 @@ def test_random_fine_samples_follow_the_coarse_weights():
     total = 1 - math.exp(-1.5 * 1.46875**2)
     assert last > 2, f"expected samples up to the far end, found {last}"
     gap = (counts / 4000 - inside / total).abs().max()
-    assert gap < 0.05, f"expected {inside / total}, found {counts / 4000}"
+    assert gap < 0.03, f"expected {inside / total}, found {counts / 4000}"
     assert found[0][3].shape == (500, 64), "expected the coarse network's own weights"
 
 

@@ -12,16 +12,13 @@ from torch.nn.functional import conv2d, cross_entropy, pad
 
 from impl.models.pixelcnn import GatedPixelCNNLayer, MaskedConv2d, PixelCNN
 from spec import cost, laws
-from spec.cases.pixelcnn import layer, levels, masked, model, random
+from spec.cases.pixelcnn import layer, levels, masked, model
+from spec.laws import double, random
 from spec.strategies import seeds, sizes, varied
 
 pytestmark = pytest.mark.item("pixelcnn")
 
 MASKS = st.sampled_from(["A", "B"])
-
-
-def double(*shape, seed: int = 0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def raise_all(module, low: float = 0.02, high: float = 0.1):

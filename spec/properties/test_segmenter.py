@@ -9,14 +9,11 @@ from torch import nn
 from impl.models.segmenter import MaskTransformer, Segmenter
 from spec import cost, laws
 from spec.cases.segmenter import encoder, linear_decoder, mask_transformer, segmenter
-from spec.cases.vit import random
+from spec.cases.vit import bilinear_weights, without_blocks
+from spec.laws import double, random
 from spec.strategies import permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("segmenter")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def all_random(module):
@@ -30,17 +27,7 @@ def norm(x, weight, bias):
 
 def enlarged(scores, size):
     """Scores of patches (n, k, rows, columns) at the pixels, each between the centres of the patches around it."""
-
-    def weights(old, dtype):
-        rows = torch.zeros(old * size, old, dtype=dtype)
-        for k in range(old * size):
-            place = min(max((k + 0.5) / size - 0.5, 0), old - 1)
-            low = int(place)
-            rows[k, low] += 1 - (place - low)
-            rows[k, min(low + 1, old - 1)] += place - low
-        return rows
-
-    first, second = (weights(n, scores.dtype) for n in scores.shape[2:])
+    first, second = (bilinear_weights(n, n * size).to(scores.dtype) for n in scores.shape[2:])
     return torch.einsum("ai,bj,nkij->nkab", first, second, scores)
 
 
@@ -156,10 +143,8 @@ def test_without_blocks_a_cosine_is_that_of_the_projections():
 
     Source: Strudel et al. 2021, eq. 5.
     """
-    module, states = all_random(mask_transformer()), double(2, 5, 4)
+    module, states = without_blocks(all_random(mask_transformer())), double(2, 5, 4)
     state = module.state_dict()
-    state |= {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k or ".linear2." in k}
-    module.load_state_dict(state)
     patches = norm(states @ state["input.weight"].T + state["input.bias"], state["norm.weight"], state["norm.bias"])
     classes = norm(state["classes"], state["norm.weight"], state["norm.bias"])
     patches, classes = patches @ state["patch_projection"], classes @ state["class_projection"]
@@ -207,9 +192,8 @@ def test_a_patch_along_a_class_scores_highest():
 
     Source: Strudel et al. 2021, eq. 5.
     """
-    module = all_random(mask_transformer(width=6))
+    module = without_blocks(all_random(mask_transformer(width=6)))
     state = module.state_dict()
-    state |= {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k or ".linear2." in k}
     state |= {"input.weight": torch.eye(6).double(), "input.bias": torch.zeros(6).double()}
     state |= {"class_projection": state["patch_projection"]}
     state |= {"score_norm.weight": torch.ones(3).double(), "score_norm.bias": torch.zeros(3).double()}

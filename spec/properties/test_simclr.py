@@ -8,15 +8,12 @@ from torch import nn
 
 from impl.models.simclr import SimCLR, gather_embeddings, nt_xent_loss, random_crop, random_shades
 from spec import cost, laws
-from spec.cases.simclr import random, simclr
+from spec.cases.simclr import simclr
+from spec.laws import double, random
 from spec.parallel import in_processes
 from spec.strategies import floats, images, permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("simclr")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def views(n=4, d=3, seed=0):

@@ -7,14 +7,11 @@ from hypothesis import strategies as st
 
 from impl.models.vit import PatchEmbedding, VisionTransformer, resize_positions
 from spec import cost, laws
-from spec.cases.vit import SETTINGS, random, vit
+from spec.cases.vit import SETTINGS, bilinear_weights, vit, without_blocks
+from spec.laws import double, random
 from spec.strategies import permutations, seeds, sizes
 
 pytestmark = pytest.mark.item("vit")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def model_of(**options):
@@ -75,10 +72,8 @@ def test_tokens_are_the_class_token_and_the_patches_with_positions():
 
     Source: Dosovitskiy et al. 2020, eq. 1 and 4; pre-norm blocks are the identity when their outputs are 0.
     """
-    model = model_of()
+    model = without_blocks(model_of())
     state = model.state_dict()
-    off = {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k or ".linear2." in k}
-    model.load_state_dict(state | off)
     images = double(2, 3, 4, 6)
     matrix, bias = state["patches.projection.weight"].reshape(8, -1), state["patches.projection.bias"]
     z = patches_by_loops(images, 2) @ matrix.T + bias
@@ -94,9 +89,7 @@ def test_without_attention_a_patch_never_reaches_the_class():
 
     Source: Dosovitskiy et al. 2020, eq. 2 and 3.
     """
-    model = model_of()
-    state = model.state_dict()
-    model.load_state_dict(state | {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k})
+    model = without_blocks(model_of(), outputs=(".out_proj.",))
     x = double(1, 3, 4, 6)
     laws.assert_close(model(x), model(x + double(1, 3, 4, 6, seed=1)))
 
@@ -180,11 +173,9 @@ def test_dropout_acts_on_the_embedded_tokens_and_in_training_only():
 
     Source: Dosovitskiy et al. 2020, appendix B.1: dropout directly after adding positional to patch embeddings.
     """
-    model = model_of(dropout=0.5, hidden_dim=64, num_layers=1)
-    state = model.state_dict()
-    off = {k: torch.zeros_like(v) for k, v in state.items() if ".out_proj." in k or ".linear2." in k}
+    model = without_blocks(model_of(dropout=0.5, hidden_dim=64, num_layers=1))
     # Without scales in the norm, the numbers that were dropped have one value in each token: −mean/spread.
-    model.load_state_dict(state | off | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)})
+    model.load_state_dict(model.state_dict() | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)})
     x = double(8, 3, 4, 6)
     laws.reseed(0)
     tokens = model.train().encode(x)
@@ -199,18 +190,8 @@ def test_dropout_acts_on_the_embedded_tokens_and_in_training_only():
 
 def resized_by_loops(positions, grid, wanted):
     """Each new place between the four old ones around it, centres of patches over an image of sides 1."""
-
-    def weights(old, new):
-        rows = torch.zeros(new, old, dtype=positions.dtype)
-        for k in range(new):
-            place = min(max((k + 0.5) * old / new - 0.5, 0), old - 1)
-            low = int(place)
-            rows[k, low] += 1 - (place - low)
-            rows[k, min(low + 1, old - 1)] += place - low
-        return rows
-
-    image = positions.reshape(*grid, -1)
-    found = torch.einsum("ai,bj,ijd->abd", weights(grid[0], wanted[0]), weights(grid[1], wanted[1]), image)
+    first, second = (bilinear_weights(*sizes) for sizes in zip(grid, wanted))
+    found = torch.einsum("ai,bj,ijd->abd", first, second, positions.reshape(*grid, -1))
     return found.reshape(-1, positions.shape[1])
 
 

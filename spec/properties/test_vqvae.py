@@ -10,7 +10,8 @@ from torch import nn
 
 from impl.models.vqvae import VQVAE, VectorQuantizer, VectorQuantizerEMA
 from spec import laws
-from spec.cases.vqvae import by_averages, by_gradient, random, vqvae
+from spec.cases.vqvae import by_averages, by_gradient, vqvae
+from spec.laws import double, random
 from spec.strategies import floats, permutations, seeds, sizes, varied
 
 pytestmark = pytest.mark.item("vq-vae")
@@ -18,10 +19,6 @@ pytestmark = pytest.mark.item("vq-vae")
 BOTH = pytest.mark.parametrize("make", [by_gradient, by_averages], ids=["gradient", "EMA"])
 KINDS = st.sampled_from([by_gradient, by_averages])
 MAPS = varied((2, 4, 3, 5))  # for the quantizers of spec.cases.vqvae: 7 codes of 4 dimensions
-
-
-def double(*shape, seed: int = 0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def in_rows(z):

@@ -11,14 +11,11 @@ from torch import nn
 
 from impl.models.wgan_gp import WGANGP, gradient_penalty
 from spec import cost, laws
-from spec.cases.wgan_gp import critic, model, random
+from spec.cases.wgan_gp import critic, model
+from spec.laws import double, random
 from spec.strategies import floats, seeds, sizes
 
 pytestmark = pytest.mark.item("wgan-gp")
-
-
-def double(*shape, seed=0):
-    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def seeded(seed=0):

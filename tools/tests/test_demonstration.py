@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import re
 import subprocess
 import sys
@@ -141,6 +142,67 @@ def test_a_probe_finds_what_the_features_tell():
     silent = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
     assert demonstration.accuracy_of_a_probe(telling, labels, known, new) == 1
     assert demonstration.accuracy_of_a_probe(silent, labels, known, new) < 0.5
+
+
+def test_curves_have_a_strip_each(tmp_path):
+    from PIL import Image
+
+    demonstration.save_curves({"up": [0.0, 1.0], "down": [1.0, 0.0]}, tmp_path / "c.png", width=100, height=60)
+    image = Image.open(tmp_path / "c.png").convert("RGB")
+    ink = [(x, y) for x in range(100) for y in range(120) if image.getpixel((x, y)) == (31, 119, 180)]
+    first, second = ([(x, y) for x, y in ink if (y < 60) == top] for top in (True, False))
+    assert image.size == (100, 120) and max(first)[1] < min(first)[1] and max(second)[1] > min(second)[1]
+    for wrong in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="expected two numbers or more without NaN for a, got"):
+            demonstration.save_curves({"a": wrong}, tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_environments_go_on_where_their_state_was_taken(name):
+    """Over episodes' ends and starts; gymnasium's own time limit counts on."""
+    import numpy
+
+    def act(world, steps, seed):
+        draw, seen = numpy.random.default_rng(seed), []
+        for _ in range(steps):
+            actions = draw.integers(0, 2, 3) if name == "CartPole-v1" else draw.uniform(-2, 2, (3, 1))
+            after, rewards, terminated, truncated, info = world.step(list(actions))
+            final = numpy.concatenate(info["final_obs"])
+            seen.append([numpy.concatenate(after), rewards, terminated, truncated, final])
+        return seen
+
+    first, second = (demonstration.Environments(name, 3, seed) for seed in (1, 2))
+    act(first, 150, 0)
+    state = first.state_dict()
+    path_of_first = act(first, 120, 3)
+    second.load_state_dict(state)
+    assert all((a == b).all() for a, b in zip(second.observations, state_observations(state), strict=True))
+    for one, other in zip(path_of_first, act(second, 120, 3), strict=True):
+        for a, b in zip(one, other, strict=True):
+            numpy.testing.assert_allclose(a, b, rtol=1e-12)
+    assert first.returns == second.returns and len(first.returns) > 2
+    buffer = io.BytesIO()  # plain numbers, as a checkpoint takes them
+    torch.save(state, buffer)
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True) == state
+
+
+def state_observations(state):
+    import numpy
+
+    return [numpy.array(copy["seen"], dtype=numpy.float32) for copy in state["copies"]]
+
+
+def test_a_memory_goes_on_with_what_it_had():
+    first, second = demonstration.Memory(3), demonstration.Memory(3)
+    for k in range(5):
+        first.add(torch.tensor([float(k)]), k)
+    second.load_state_dict(first.state_dict())
+    first.add(torch.tensor([9.0]), 9)  # of no effect on the second
+    second.add(torch.tensor([5.0]), 5)
+    for memory, last in ((first, 9), (second, 5)):
+        found = memory.sample(60, torch.Generator().manual_seed(0))
+        assert set(found[1].tolist()) == {3, 4, last} and torch.equal(found[0][:, 0], found[1].float())
 
 
 PAGES = sorted(f.parent.name for f in FOLDER.glob("models/*/__main__.py") if "demonstration import" in f.read_text())

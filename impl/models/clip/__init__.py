@@ -24,7 +24,7 @@ from ...layers.contrastive import gather_embeddings, unit_length
 from ...layers.convolution import Conv2d
 from ...layers.embedding import Embedding
 from ...layers.normalization import LayerNorm
-from ...layers.transformer import TransformerEncoderBlock
+from ...layers.transformer import pre_norm_blocks
 
 __all__ = ["CLIP", "TextTransformer", "VisionTransformer", "clip_loss", "gather_embeddings", "quick_gelu"]
 
@@ -126,11 +126,6 @@ class CLIP(nn.Module):
         return self.logit_scale.exp() * self.encode_image(images) @ classifier.to(self.logit_scale.dtype).T
 
 
-def _blocks(width: int, layers: int, heads: int, is_causal: bool) -> nn.ModuleList:
-    options = {"dropout": 0.0, "activation": quick_gelu, "norm_first": True, "is_causal": is_causal}
-    return nn.ModuleList(TransformerEncoderBlock(width, heads, 4 * width, **options) for _ in range(layers))
-
-
 def _projection(width: int, embed_dim: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(width, embed_dim).normal_(std=width**-0.5))
 
@@ -156,7 +151,7 @@ class TextTransformer(nn.Module):
         check_sizes(vocab_size=vocab_size, context_length=context_length, layers=layers, embed_dim=embed_dim)
         self.token_embedding = Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width).normal_(std=0.01))
-        self.blocks = _blocks(width, layers, heads, is_causal=True)
+        self.blocks = pre_norm_blocks(layers, width, heads, 4 * width, quick_gelu, is_causal=True)
         self.ln_final = LayerNorm(width)
         self.projection = _projection(width, embed_dim)
         with torch.no_grad():
@@ -211,7 +206,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         self.positional_embedding = nn.Parameter(torch.randn(count + 1, width) * width**-0.5)
         self.ln_pre, self.ln_post = LayerNorm(width), LayerNorm(width)
-        self.blocks = _blocks(width, layers, heads, is_causal=False)
+        self.blocks = pre_norm_blocks(layers, width, heads, 4 * width, quick_gelu)
         self.projection = _projection(width, embed_dim)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Features:

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from ...layers.checks import check_sizes
 from ...layers.linear import Linear
-from ...layers.reinforcement import Perceptron, ReplayBuffer, move_towards
+from ...layers.reinforcement import Agent, Perceptron, ReplayBuffer, clip_gradients, move_towards
 from ...optim.adamw import AdamW
 
 __all__ = ["DQNAgent", "DuelingQNetwork", "ReplayBuffer", "double_q_target", "epsilon_schedule", "huber_loss"]
@@ -110,7 +110,7 @@ def epsilon_schedule(step: int, steps: int, first: float = 1.0, last: float = 0.
     return first + (last - first) * min(step / steps, 1.0)
 
 
-class DQNAgent:
+class DQNAgent(Agent):
     """Acts, and learns from batches of experience.
 
     Args:
@@ -142,9 +142,11 @@ class DQNAgent:
         if not (0 <= gamma <= 1 and 0 <= tau <= 1):
             raise ValueError(f"expected gamma and tau in [0, 1], got {gamma} and {tau}")
         self.q, self.gamma, self.target_every, self.tau = q, gamma, target_every, tau
-        self.max_grad_norm, self.double, self.updates = max_grad_norm, double, 0
+        self.max_grad_norm, self.double, self.updates = max_grad_norm, double, torch.tensor(0)
         self.target_q = copy.deepcopy(q).requires_grad_(False)
         self.optimizer = AdamW(q.parameters(), lr=lr, weight_decay=0.0)
+        self.parts = {"q": q, "target_q": self.target_q, "optimizer": self.optimizer}
+        self.counters = {"updates": self.updates}
 
     @torch.no_grad()
     def act(
@@ -179,10 +181,7 @@ class DQNAgent:
         loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
-        gradients = [p.grad for p in self.q.parameters() if p.grad is not None]
-        norm = sum(g.square().sum() for g in gradients).sqrt()
-        for g in gradients:
-            g.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1))
+        clip_gradients(self.q.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
         if self.updates % self.target_every == 0:

@@ -26,7 +26,7 @@ def main(given: list[str] | None = None) -> None:
         recent = world.returns[-10:]
         return {"return": sum(recent) / max(len(recent), 1)}
 
-    parts = {"world": world, "memory": memory, "q": agent.q, "target": agent.target_q, "optimizer": agent.optimizer}
+    parts = {"world": world, "memory": memory, "agent": agent}
     train(step, parts, chosen.steps, generator, chosen.out, every=1000)
     curve = world.returns if len(world.returns) > 1 else [0.0, 0.0]
     save_curves({"CartPole-v1, return of an episode": curve}, chosen.out / "returns.png")

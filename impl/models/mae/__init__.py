@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ...layers.checks import check_fractions, check_sizes, per_dimension
 from ...layers.linear import Linear
 from ...layers.normalization import LayerNorm
-from ...layers.patches import PatchEmbedding, encoder_blocks, grid_of, patchify, unpatchify
+from ...layers.patches import PatchEmbedding, grid_of, patchify, unpatchify
 from ...layers.positional import rotary_frequencies
+from ...layers.transformer import pre_norm_blocks
 
 __all__ = ["MaskedAutoencoder", "grid_positions", "patchify", "random_masking", "unpatchify"]
 
@@ -107,12 +108,15 @@ class MaskedAutoencoder(nn.Module):
         self.grid = grid_of(torch.empty(1, *self.shape, device="meta"), patch_size)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
         self.class_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
-        self.blocks, self.norm = encoder_blocks(num_layers, width, num_heads, 4 * width), LayerNorm(width, 1e-6)
+        self.blocks = pre_norm_blocks(num_layers, width, num_heads, 4 * width, "gelu", 1e-6)
+        self.norm = LayerNorm(width, 1e-6)
 
         self.decoder_input, self.mask_token = Linear(width, decoder_width), nn.Parameter(torch.empty(decoder_width))
         self.mask_token.data.normal_(std=0.02)
         self.register_buffer("decoder_positions", grid_positions(*self.grid, decoder_width), persistent=False)
-        self.decoder_blocks = encoder_blocks(decoder_layers, decoder_width, decoder_heads, 4 * decoder_width)
+        self.decoder_blocks = pre_norm_blocks(
+            decoder_layers, decoder_width, decoder_heads, 4 * decoder_width, "gelu", 1e-6
+        )
         self.decoder_norm = LayerNorm(decoder_width, 1e-6)
         self.head = Linear(decoder_width, patch_size**2 * channels)
 

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from ...layers.checks import check_sizes
 from ...layers.initialisers import orthogonal_
-from ...layers.reinforcement import Perceptron
+from ...layers.reinforcement import Agent, Perceptron, clip_gradients
 from ...optim.adamw import AdamW
 
 __all__ = [
@@ -197,7 +197,7 @@ class Rollout:
     truncated: Flags
 
 
-class PPOAgent:
+class PPOAgent(Agent):
     """Collects experience and learns from it.
 
     Args:
@@ -239,6 +239,7 @@ class PPOAgent:
         self.value_weight, self.entropy_weight, self.value_clip = value_weight, entropy_weight, value_clip
         self.normalize_advantages = normalize_advantages
         self.optimizer = AdamW(actor_critic.parameters(), lr=lr, eps=1e-5, weight_decay=0.0)
+        self.parts, self.counters = {"actor_critic": actor_critic, "optimizer": self.optimizer}, {}
 
     @torch.no_grad()
     def collect(self, environments, observations: Tensor, steps: int, generator: Generator | None = None):
@@ -301,10 +302,7 @@ class PPOAgent:
         value = clipped_value_loss(self.actor_critic(observations), returns, old_values, self.value_clip)
         self.optimizer.zero_grad()
         (policy + self.value_weight * value - self.entropy_weight * entropy.mean()).backward()
-        gradients = [p.grad for p in self.actor_critic.parameters() if p.grad is not None]
-        norm = sum(g.square().sum() for g in gradients).sqrt()
-        for g in gradients:
-            g.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1))
+        clip_gradients(self.actor_critic.parameters(), self.max_grad_norm)
         self.optimizer.step()
         moved = (log_probs - old_log_probs).detach()
         kl = (moved.exp() - 1 - moved).mean()

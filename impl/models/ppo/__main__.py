@@ -12,14 +12,11 @@ def main(given: list[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(chosen.seed)
     torch.manual_seed(chosen.seed)
     worlds = Environments("CartPole-v1", 8, chosen.seed), Environments("Pendulum-v1", 8, chosen.seed)
-    models = ActorCritic(4, 2), ActorCritic(3, 1, continuous=True)
     agents = (
-        PPOAgent(models[0], lr=1e-3, epochs=4, minibatch_size=256, entropy_weight=0.01),
-        PPOAgent(models[1], lr=1e-3, gamma=0.9, epochs=10, minibatch_size=256),
+        PPOAgent(ActorCritic(4, 2), lr=1e-3, epochs=4, minibatch_size=256, entropy_weight=0.01),
+        PPOAgent(ActorCritic(3, 1, continuous=True), lr=1e-3, gamma=0.9, epochs=10, minibatch_size=256),
     )
-    parts = {"cartpole": worlds[0], "pendulum": worlds[1]}
-    for name, model, agent in zip(("first", "second"), models, agents):
-        parts |= {f"{name} model": model, f"{name} optimizer": agent.optimizer}
+    parts = {"cartpole": worlds[0], "pendulum": worlds[1], "balancing": agents[0], "swinging": agents[1]}
 
     def step():
         for world, agent, steps in zip(worlds, agents, (128, 256)):

@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 
 from ...layers.checks import check_sizes
 from ...layers.numerics import softplus
-from ...layers.reinforcement import Perceptron, ReplayBuffer, move_towards
+from ...layers.reinforcement import Agent, Perceptron, ReplayBuffer, move_towards
 from ...optim.adamw import AdamW
 
 __all__ = ["ReplayBuffer", "SACAgent", "SquashedGaussianPolicy", "TwinQNetwork", "squashed_log_prob"]
@@ -123,7 +123,7 @@ class TwinQNetwork(nn.Module):
         return self.first(both)[..., 0], self.second(both)[..., 0]
 
 
-class SACAgent:
+class SACAgent(Agent):
     """Acts, and learns from batches of experience.
 
     Args:
@@ -161,6 +161,9 @@ class SACAgent:
         self.log_alpha = torch.tensor(math.log(alpha), requires_grad=True)
         parts = {"policy": policy.parameters(), "q": q.parameters(), "alpha": [self.log_alpha]}
         self.optimizers = {name: AdamW(part, lr=lr, weight_decay=0.0) for name, part in parts.items()}
+        self.parts = {"policy": policy, "q": q, "target_q": self.target_q}
+        self.parts |= {f"optimizer of {name}": optimizer for name, optimizer in self.optimizers.items()}
+        self.counters = {"log_alpha": self.log_alpha}
 
     @property
     def alpha(self) -> float:

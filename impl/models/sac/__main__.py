@@ -31,26 +31,13 @@ def main(given: list[str] | None = None) -> None:
         recent = world.returns[-5:]
         return {"return": sum(recent) / max(len(recent), 1), "alpha": agent.alpha}
 
-    parts = {"world": world, "memory": memory, "policy model": policy, "q model": q, "target": agent.target_q}
-    train(step, parts | {"ln alpha": _Number(agent)} | agent.optimizers, chosen.steps, generator, chosen.out, every=500)
+    parts = {"world": world, "memory": memory, "agent": agent}
+    train(step, parts, chosen.steps, generator, chosen.out, every=500)
     curve = world.returns if len(world.returns) > 1 else [0.0, 0.0]
     save_curves({"Pendulum-v1, return of an episode": curve}, chosen.out / "returns.png")
     print(
         f"{chosen.out / 'returns.png'} shows the returns, episode by episode; the temperature is now {agent.alpha:.3f}"
     )
-
-
-class _Number:
-    """The logarithm of the temperature as a part of a checkpoint."""
-
-    def __init__(self, agent):
-        self.agent = agent
-
-    def state_dict(self) -> dict:
-        return {"log_alpha": self.agent.log_alpha.detach().clone()}
-
-    def load_state_dict(self, saved: dict) -> None:
-        self.agent.log_alpha.data.copy_(saved["log_alpha"])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ...layers.contrastive import unit_length
 from ...layers.initialisers import trunc_normal_
 from ...layers.linear import Linear
 from ...layers.normalization import LayerNorm
-from ...layers.patches import encoder_blocks
+from ...layers.transformer import pre_norm_blocks
 from ...layers.upsampling import bilinear
 from ...layers.windows import pad
 
@@ -73,7 +73,7 @@ class MaskTransformer(nn.Module):
         self.input = Linear(width, decoder_width)
         self.classes = nn.Parameter(torch.empty(num_classes, decoder_width))
         trunc_normal_(self.classes.data, std=0.02)
-        self.blocks = encoder_blocks(num_layers, decoder_width, num_heads, 4 * decoder_width, eps=1e-5)
+        self.blocks = pre_norm_blocks(num_layers, decoder_width, num_heads, 4 * decoder_width, "gelu")
         self.norm = LayerNorm(decoder_width)
         scale = decoder_width**-0.5
         self.patch_projection = nn.Parameter(torch.randn(decoder_width, decoder_width) * scale)

@@ -20,7 +20,8 @@ from ...layers.checks import per_dimension
 from ...layers.dropout import Dropout
 from ...layers.linear import Linear
 from ...layers.normalization import LayerNorm
-from ...layers.patches import PatchEmbedding, encoder_blocks, grid_of, resize_positions
+from ...layers.patches import PatchEmbedding, grid_of, resize_positions
+from ...layers.transformer import pre_norm_blocks
 
 __all__ = ["PatchEmbedding", "VisionTransformer", "resize_positions"]
 
@@ -66,7 +67,7 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(hidden_dim))
         self.positions = nn.Parameter(torch.empty(1 + self.grid[0] * self.grid[1], hidden_dim).normal_(std=0.02))
         self.dropout = Dropout(dropout)
-        self.blocks = encoder_blocks(num_layers, hidden_dim, num_heads, mlp_dim, dropout)
+        self.blocks = pre_norm_blocks(num_layers, hidden_dim, num_heads, mlp_dim, "gelu", 1e-6, dropout)
         self.norm = LayerNorm(hidden_dim, 1e-6)
         self.head = None if num_classes is None else Linear(hidden_dim, num_classes)
         if self.head is not None:

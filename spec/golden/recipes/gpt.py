@@ -122,4 +122,4 @@ def _sampling(recipe):
     for row in p:
         order = np.argsort(-row)
         row[order[int(np.searchsorted(row[order].cumsum(), 0.8)) + 1 :]] = 0
-    recipe.expect("chances", warped.softmax(-1), second=p / p.sum(-1, keepdims=True))
+    recipe.expect("probabilities", warped.softmax(-1), second=p / p.sum(-1, keepdims=True))
