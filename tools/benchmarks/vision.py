@@ -1,10 +1,11 @@
-"""Vision models next to torch.nn's layers."""
+"""Vision models next to torch.nn's layers and transformers' models."""
 
 import torch
 from torch import nn
 
 from impl.models.mae import MaskedAutoencoder
 from impl.models.segmenter import LinearDecoder, Segmenter
+from impl.models.swin import SwinTransformer
 from impl.models.vit import VisionTransformer
 from tools.bench import Pair
 
@@ -88,6 +89,15 @@ class _LibrarySegmenter(nn.Module):
         return nn.functional.interpolate(scores, scale_factor=16, mode="bilinear")
 
 
+def _library_swin():
+    """The first two stages of Swin-T by transformers."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    config = SwinConfig(depths=[2, 2], num_heads=[3, 6], drop_path_rate=0.0, num_labels=100)
+    model = SwinForImageClassification(config)
+    return lambda images: model(images).logits
+
+
 PAIRS = [
     Pair(
         item="vit",
@@ -108,6 +118,13 @@ PAIRS = [
         name="linear decoder, three layers of Ti/16",
         ours=lambda: Segmenter(VisionTransformer(224, 16, 3, 3, 192, 768, num_classes=None), LinearDecoder(192, 21)),
         theirs=_LibrarySegmenter,
+        inputs=lambda: (torch.randn(2, 3, 224, 224),),
+    ),
+    Pair(
+        item="swin",
+        name="two stages of T",
+        ours=lambda: SwinTransformer(96, (2, 2), (3, 6), num_classes=100),
+        theirs=_library_swin,
         inputs=lambda: (torch.randn(2, 3, 224, 224),),
     ),
 ]
