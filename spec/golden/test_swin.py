@@ -35,7 +35,7 @@ def state_of(golden):
 
 
 def test_released_layout_gives_the_numbers_of_transformers():
-    """Tokens and logits of two stages, and the gradient of Σ logits² to pixels, where images, windows and pairs need padding.
+    """Tokens, logits and the gradient of Σ logits² to the pixels, where images, windows and pairs need padding.
 
     Source: Liu et al. 2021, eq. 3 and 4; values of transformers' SwinForImageClassification.
     """
@@ -97,5 +97,5 @@ def test_cost_of_global_and_windowed_attention():
     with torch.device("meta"):
         for side, expected in ((56, 2_003_828_736), (7, 145_108_992)):
             attention = WindowAttention(96, side, 3)
-            found = cost.flops(attention, torch.empty(3136 // side**2, side**2, 96)) // 2
+            found = cost.flops(attention, torch.randn(3136 // side**2, side**2, 96)) // 2
             assert found == expected, f"windows of {side}: expected {expected} multiply-adds, found {found}"

@@ -27,7 +27,7 @@ def norm(x, state, name):
 
 
 def attended(x, cells, state, heads, m, prefix=""):
-    """Attention in which token (i, j) of x (h, w, d) attends to those of its cell, with eq. 4's bias: token by token."""
+    """Attention in which token (i, j) of x (h, w, d) attends to those of its cell, with the bias of eq. 4."""
     state = {name.removeprefix(prefix): value for name, value in state.items()}
     height, width, d = x.shape
     queries, keys, values = (x @ state["in_proj_weight"].T + state["in_proj_bias"]).split(d, dim=-1)

@@ -6,6 +6,7 @@ from torch import nn
 from impl.models.mae import MaskedAutoencoder
 from impl.models.segmenter import LinearDecoder, Segmenter
 from impl.models.swin import SwinTransformer
+from impl.models.unet import UNet
 from impl.models.vit import VisionTransformer
 from tools.bench import Pair
 
@@ -89,6 +90,27 @@ class _LibrarySegmenter(nn.Module):
         return nn.functional.interpolate(scores, scale_factor=16, mode="bilinear")
 
 
+class _LibraryUNet(nn.Module):
+    """A U-Net of two halvings of torch.nn's layers."""
+
+    def __init__(self):
+        super().__init__()
+
+        def two(before, after):
+            return nn.Sequential(nn.Conv2d(before, after, 3), nn.ReLU(), nn.Conv2d(after, after, 3), nn.ReLU())
+
+        self.first, self.second, self.third = two(1, 32), two(32, 64), two(64, 128)
+        self.up, self.up_again = nn.ConvTranspose2d(128, 64, 2, stride=2), nn.ConvTranspose2d(64, 32, 2, stride=2)
+        self.fourth, self.fifth, self.head = two(128, 64), two(64, 32), nn.Conv2d(32, 2, 1)
+
+    def forward(self, images):
+        fine = self.first(images)
+        middle = self.second(nn.functional.max_pool2d(fine, 2))
+        x = self.up(self.third(nn.functional.max_pool2d(middle, 2)))
+        x = self.up_again(self.fourth(torch.cat([middle[:, :, 4:-4, 4:-4], x], dim=1)))
+        return self.head(self.fifth(torch.cat([fine[:, :, 16:-16, 16:-16], x], dim=1)))
+
+
 def _library_swin():
     """The first two stages of Swin-T by transformers."""
     from transformers import SwinConfig, SwinForImageClassification
@@ -126,5 +148,12 @@ PAIRS = [
         ours=lambda: SwinTransformer(96, (2, 2), (3, 6), num_classes=100),
         theirs=_library_swin,
         inputs=lambda: (torch.randn(2, 3, 224, 224),),
+    ),
+    Pair(
+        item="unet",
+        name="two halvings of 32 channels",
+        ours=lambda: UNet(1, 2, 32, 2),
+        theirs=_LibraryUNet,
+        inputs=lambda: (torch.randn(2, 1, 92, 92),),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Swin: attention within windows, whose grid is shifted from one block to the next, on maps that halve from stage to stage.
+"""Swin: attention within windows, whose grid is shifted from block to block, on maps that halve from stage to stage.
 
 Liu et al. 2021, arXiv:2103.14030, §3. Of a map of H × W tokens, C wide, and windows of M × M tokens:
 
@@ -10,9 +10,9 @@ Liu et al. 2021, arXiv:2103.14030, §3. Of a map of H × W tokens, C wide, and w
 
     W-MSA takes 4 H W C² + 2 M² H W C multiply-adds, linear in the number of tokens         eq. 2
 
-Convention, as released: an image or map that patches, windows or pairs do not divide has zeros added at its right and
-bottom, for windows after the norm and before the shift; these tokens are attended to, then cut off. A side of one window
-is not shifted. Linear layers begin as those of `MultiHeadAttention` and `FeedForward`; there is no stochastic depth.
+Convention, as released: an image or map that patches, windows or pairs do not divide has zeros added at its right
+and bottom, for windows after the norm and before the shift; these tokens are attended to, then cut off. A side of one
+window is not shifted. Linear layers begin as those of `MultiHeadAttention` and `FeedForward`; no stochastic depth.
 """
 
 from collections.abc import Sequence
@@ -220,7 +220,7 @@ def _join(windows: Float[Tensor, "b t d"], rows: int, columns: int) -> Float[Ten
 
 
 def _may_attend(height, width, down, right, m, device) -> Bool[Tensor, "windows t t"]:
-    """Whether two tokens of a window of the rolled map are neighbours: both, or neither, came from the opposite edge."""
+    """Whether two tokens of a window of the rolled map may attend: both, or neither, came from the opposite edge."""
     rows = torch.arange(height, device=device) >= height - down
     columns = torch.arange(width, device=device) >= width - right
     region = _cut((2 * rows[:, None] + columns.long())[None], m)  # (windows, M²)

@@ -71,7 +71,7 @@ def swin(recipe: Recipe) -> None:
 
 
 def block(x, weights, name, heads, shift, m=2):
-    """A block of transformers' Swin on (n, h, w, d): each token attends to its cell of the grid that begins at shift."""
+    """A block of transformers' Swin on (n, h, w, d): a token attends to its cell of the grid that begins at shift."""
 
     def map_by(part, value):
         return value @ weights[f"{name}.{part}.weight"].T + weights[f"{name}.{part}.bias"]
