@@ -77,9 +77,7 @@ def farthest_point_sample(points: Points, count: int, start: int = 0) -> Int[Ten
     return torch.cat(chosen, 1)
 
 
-def ball_query(
-    points: Points, centres: Float[Tensor, "b m d"], radius: float, most: int
-) -> Int[Tensor, "b m most"]:
+def ball_query(points: Points, centres: Float[Tensor, "b m d"], radius: float, most: int) -> Int[Tensor, "b m most"]:
     """Indices of the first points within a radius of each centre, the first repeated where there are fewer.
 
     Args:
@@ -352,7 +350,7 @@ def drop_points(points: Points, most: float = 0.95) -> Points:
     return torch.where(dropped[..., None], points[:, :1], points)
 
 
-def _take(x: Shaped[Tensor, "b n c"], index: Int[Tensor, "b *some"]) -> Shaped[Tensor, "b *some c"]:
+def _take(x: Shaped[Tensor, "b n c"], index: Int[Tensor, "b ..."]) -> Shaped[Tensor, "b ... c"]:
     """Rows of each sample by their indices."""
     flat = index.flatten(1)
     return x.gather(1, flat[..., None].expand(-1, -1, x.shape[-1])).unflatten(1, index.shape[1:])
