@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from impl.models.ddpm import ResidualBlock
 from impl.models.glow import InvertibleConv1x1
 from impl.models.pixelcnn import MaskedConv2d
 from impl.models.realnvp import AffineCoupling
@@ -103,6 +104,20 @@ class _Mixing(nn.Module):
         return functional.conv2d(x, self.weight[:, :, None, None]), log_det.expand(len(x))
 
 
+class _LibraryResidual(nn.Module):
+    """DDPM's residual block of torch.nn's layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(32, 64), nn.GroupNorm(32, 64)
+        self.conv1, self.conv2 = nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+        self.time = nn.Linear(256, 64)
+
+    def forward(self, x, e):
+        h = self.conv1(functional.silu(self.norm1(x))) + self.time(functional.silu(e))[:, :, None, None]
+        return x + self.conv2(functional.silu(self.norm2(h)))
+
+
 def _network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 512))
@@ -113,6 +128,7 @@ def _pair(item, name, ours, theirs, *shapes):
 
 
 PAIRS = [
+    _pair("ddpm", "ResidualBlock", lambda: ResidualBlock(64, 64, 256), _LibraryResidual, (8, 64, 32, 32), (8, 256)),
     _pair("wgan-gp", "gradient_penalty", _Penalty, _LibraryPenalty, (256, 256), (256, 256)),
     _pair("vq-vae", "VectorQuantizer", _quantizer, _library_quantizer, (16, 32, 16, 16)),
     _pair("pixelcnn", "MaskedConv2d", lambda: MaskedConv2d(64, 64, 5), _Masked, (8, 64, 28, 28)),
