@@ -23,11 +23,11 @@ def residuals(ours, theirs, shortcut):
     return found | ({f"{ours}.shortcut": f"{theirs}.conv_shortcut"} if shortcut else {})
 
 
-def attention(golden, ours, theirs):
-    state = renamed(golden, "unet.", {f"{ours}.norm": f"{theirs}.group_norm"})
-    state |= renamed(golden, "unet.", {f"{ours}.attention.out_proj": f"{theirs}.to_out.0"})
+def attention(golden, ours, theirs, prefix="unet."):
+    state = renamed(golden, prefix, {f"{ours}.norm": f"{theirs}.group_norm"})
+    state |= renamed(golden, prefix, {f"{ours}.attention.out_proj": f"{theirs}.to_out.0"})
     for kind in ("weight", "bias"):
-        three = [golden[f"unet.{theirs}.to_{letter}.{kind}"] for letter in "qkv"]
+        three = [golden[f"{prefix}{theirs}.to_{letter}.{kind}"] for letter in "qkv"]
         state[f"{ours}.attention.in_proj_{kind}"] = torch.cat(three)
     return state
 

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from impl.models.ddpm import ResidualBlock
 from impl.models.glow import InvertibleConv1x1
+from impl.models.latent_diffusion import SpatialTransformer
 from impl.models.pixelcnn import MaskedConv2d
 from impl.models.realnvp import AffineCoupling
 from impl.models.stylegan import ModulatedConv2d
@@ -118,6 +119,27 @@ class _LibraryResidual(nn.Module):
         return x + self.conv2(functional.silu(self.norm2(h)))
 
 
+class _LibraryTransformer(nn.Module):
+    """A spatial transformer of torch.nn's attentions."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.input, self.output = nn.GroupNorm(32, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(3))
+        self.own = nn.MultiheadAttention(64, 4, bias=False, batch_first=True)
+        self.cross = nn.MultiheadAttention(64, 4, bias=False, kdim=48, vdim=48, batch_first=True)
+        self.up, self.down = nn.Linear(64, 512), nn.Linear(256, 64)
+
+    def forward(self, x, context):
+        h = self.input(self.norm(x).flatten(2).mT)
+        y = self.norms[0](h)
+        h = h + self.own(y, y, y, need_weights=False)[0]
+        h = h + self.cross(self.norms[1](h), context, context, need_weights=False)[0]
+        gate, y = self.up(self.norms[2](h)).chunk(2, dim=-1)
+        h = h + self.down(functional.gelu(gate) * y)
+        return x + self.output(h).mT.unflatten(2, x.shape[2:])
+
+
 def _network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 512))
@@ -133,6 +155,14 @@ PAIRS = [
     _pair("vq-vae", "VectorQuantizer", _quantizer, _library_quantizer, (16, 32, 16, 16)),
     _pair("pixelcnn", "MaskedConv2d", lambda: MaskedConv2d(64, 64, 5), _Masked, (8, 64, 28, 28)),
     _pair("stylegan", "ModulatedConv2d", lambda: ModulatedConv2d(64, 64, 3, 64), _Modulated, (8, 64, 32, 32), (8, 64)),
+    _pair(
+        "latent-diffusion",
+        "SpatialTransformer",
+        lambda: SpatialTransformer(64, 4, 48),
+        _LibraryTransformer,
+        (8, 64, 16, 16),
+        (8, 20, 48),
+    ),
     _pair("glow", "InvertibleConv1x1", lambda: InvertibleConv1x1(48), _Mixing, (16, 48, 32, 32)),
     _pair(
         "realnvp",
