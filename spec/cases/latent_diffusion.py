@@ -211,6 +211,7 @@ CONTRACTS = [
         attributes={
             "autoencoder": "as given, without gradients; its state has that prefix",
             "denoiser": "as given; its state has that prefix",
+            "process": "as given",
             "encode_condition": "as given; its state has that prefix",
             "scale": "s, a buffer without dimensions",
             "fit_scale": "fit_scale(images): sets the scale",

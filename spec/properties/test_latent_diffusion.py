@@ -314,7 +314,7 @@ def test_scale_brings_latents_to_unit_spread(seed, spread):
     """After fit_scale the latents of those images have a standard deviation of 1, and images come back the same.
 
     Source: Rombach et al. 2021, appendix G: z is rescaled by the estimated standard deviation of the first batch.
-    Convention: the spread about the mean of all numbers, those of all channels together.
+    Convention: the spread about the mean of all elements, of all channels together.
     """
     model = model_of(_Same(), nn.Identity(), process())
     images = spread * double(3, 2, 2, 3, seed=seed) + 1

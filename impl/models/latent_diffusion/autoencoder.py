@@ -53,7 +53,7 @@ class AutoencoderKL(nn.Module):
         widths, z = [base_channels * m for m in channel_mults], latent_channels
         self.in_channels, self.latent_channels, self.factor = in_channels, z, 2 ** (len(widths) - 1)
 
-        def stack(before, after, count):
+        def blocks_of_a_size(before, after, count):
             return [ResidualBlock(c, after, None, groups) for c in [before] + [after] * (count - 1)]
 
         def middle(c):
@@ -64,13 +64,13 @@ class AutoencoderKL(nn.Module):
 
         layers = [Conv2d(in_channels, base_channels, 3, padding=1)]
         for number, (before, after) in enumerate(zip([base_channels, *widths], widths)):
-            layers += stack(before, after, num_res_blocks)
+            layers += blocks_of_a_size(before, after, num_res_blocks)
             if number < len(widths) - 1:
                 layers.append(Conv2d(after, after, 3, stride=2, padding=((0, 1), (0, 1))))
         self.encoder = nn.Sequential(*layers, *middle(widths[-1]), *last(widths[-1], 2 * z), Conv2d(2 * z, 2 * z, 1))
         layers = [Conv2d(z, z, 1), Conv2d(z, widths[-1], 3, padding=1), *middle(widths[-1])]
         for number, (before, after) in enumerate(zip([widths[-1], *widths[::-1]], widths[::-1])):
-            layers += stack(before, after, num_res_blocks + 1)
+            layers += blocks_of_a_size(before, after, num_res_blocks + 1)
             if number < len(widths) - 1:
                 layers += [_Twice(), Conv2d(after, after, 3, padding=1)]
         self.decoder = nn.Sequential(*layers, *last(widths[0], in_channels))
