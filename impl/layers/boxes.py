@@ -61,11 +61,11 @@ def generalized_box_iou(a: Float[Tensor, "*#n 4"], b: Float[Tensor, "*#n 4"]) ->
 
     Source: Rezatofighi et al. 2019, arXiv:1902.09630, Alg. 1.
     """
-    iou, union = _overlap(a, b)
+    dtype, (iou, union) = a.dtype, _overlap(a, b)
     a, b = at_least_float32(a), at_least_float32(b)
     around = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)  # C
     hull = _area(around)
-    return (iou - _ratio(hull - union, hull)).to(a.dtype)
+    return (iou - _ratio(hull - union, hull)).to(dtype)
 
 
 def _overlap(a, b):

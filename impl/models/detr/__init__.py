@@ -15,8 +15,8 @@ The objects y_i = (class c_i, box b_i) of an image count as N, of which those th
     prediction   class logits W_c y and box sigmoid(MLP(y)), where y is normalized once more, after any decoder layer
 
 Convention: a box is (c_x, c_y, w, h), each a share of the image's width or height. ∅ is the last class, K. As released,
-log-probabilities are averaged with the weight 0.1 for ∅, boxes over the objects of the batch, and each decoder layer has
-its own matching and loss (A.4). True in a mask means a pixel of the image, False one that pads it.
+log-probabilities are averaged with the weight 0.1 for ∅, boxes over the objects of the batch, and each decoder layer
+has its own matching and loss (A.4). True in a mask means a pixel of the image, False one that pads it.
 """
 
 import math
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ...layers.attention import CrossAttention
 from ...layers.boxes import box_iou, generalized_box_iou, to_centres, to_corners
-from ...layers.checks import check_dropout, check_not_negative, check_sizes, check_space
+from ...layers.checks import check_dropout, check_finite, check_not_negative, check_sizes, check_space
 from ...layers.convolution import Conv2d
 from ...layers.dropout import Dropout
 from ...layers.initialisers import xavier_uniform_
@@ -73,6 +73,7 @@ def matching_cost(
     """
     _check_sets(logits, boxes, labels, targets)
     check_not_negative(l1_weight=l1_weight, giou_weight=giou_weight)
+    check_finite(l1_weight=l1_weight, giou_weight=giou_weight)
     p = at_least_float32(logits).softmax(-1)
     p = p.gather(2, labels[:, None].expand(-1, logits.shape[1], -1)).mT  # (b, m, n)
     boxes, targets = at_least_float32(boxes), at_least_float32(targets)
