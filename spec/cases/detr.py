@@ -60,7 +60,10 @@ def trained(**options):
     state = model.state_dict()
     for name, value in state.items():
         noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        state[name] = noise if value.dim() != 1 else 0.5 * noise + (1 if "norm" in name and "weight" in name else 0)
+        if value.dim() == 1:
+            state[name] = 0.5 * noise + (1 if "norm" in name and name.endswith("weight") else 0)
+        else:
+            state[name] = noise if name == "queries" else noise * value[0].numel() ** -0.5
     model.load_state_dict(state)
     return model
 

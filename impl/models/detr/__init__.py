@@ -124,7 +124,7 @@ def set_prediction_loss(
 
     classes = torch.full(logits.shape[:2], nothing, device=labels.device).scatter(1, query, labels)  # (b, n)
     log_p = logits.log_softmax(-1).gather(2, classes[:, :, None])[:, :, 0]
-    weight = torch.where(classes < nothing, 1.0, no_object_weight).to(log_p.dtype)
+    weight = torch.where(classes < nothing, torch.ones_like(log_p), no_object_weight)
     return (of_boxes - (weight * log_p).sum() / weight.sum()).to(dtype)
 
 
