@@ -70,10 +70,10 @@ def scenes(n, generator):
     return images, labels, boxes
 
 
-def test_rectangles_are_found():
-    """A DETR of one encoder and one decoder layer finds rectangles with a mean IoU above BOUND.
+def test_rectangles_are_found_by_their_positions():
+    """A DETR of one encoder layer and one decoder layer finds rectangles with a mean IoU above 0.42.
 
-    MEASURED
+    Measured on 4 seeds: 0.54 to 0.65; wrong: 0.22 to 0.30 where the pixels have no positions.
 
     Source: Carion et al. 2020, table 3: without spatial positions it loses 7.8 AP.
     """
@@ -95,4 +95,4 @@ def test_rectangles_are_found():
     query = hungarian_matching(matching_cost(logits, found, labels, boxes))
     found = found.gather(1, query[:, :, None].expand(-1, -1, 4))
     overlap = box_iou(to_corners(found), to_corners(boxes))[labels < 2].mean().item()
-    assert overlap > 0.45, f"expected a mean IoU above 0.45, found {overlap:.3f}"
+    assert overlap > 0.42, f"expected a mean IoU above 0.42, found {overlap:.3f}"
