@@ -153,9 +153,8 @@ def test_boxes_without_area_have_finite_overlaps_and_gradients(a, b):
 
 
 def brute_force(costs):
-    """The least sum over all ways of giving each row of (m, n) a column of its own."""
-    rows, columns = costs.shape
-    return min(sum(costs[i, j] for i, j in enumerate(order)) for order in orders(range(columns), rows))
+    """The least sum over all ways of giving each row a column of its own."""
+    return min(sum(costs[i][j] for i, j in enumerate(order)) for order in orders(range(len(costs[0])), len(costs)))
 
 
 @pytest.mark.states("equivalence")
@@ -173,7 +172,7 @@ def test_matching_has_the_least_cost_of_all_assignments(rows, more, data):
     for one, chosen in zip(costs, found.tolist()):
         assert len(set(chosen)) == rows and all(0 <= j < columns for j in chosen), f"expected columns, found {chosen}"
         total = sum(one[i, j].item() for i, j in enumerate(chosen))
-        least = brute_force(one.tolist() and one) if rows else 0.0
+        least = brute_force(one.tolist()) if rows else 0.0
         laws.assert_close(torch.tensor(total, dtype=torch.float64), torch.tensor(float(least), dtype=torch.float64))
 
 
@@ -233,11 +232,11 @@ def test_large_problems_are_matched_as_well():
     assert (paths.diagonal() > -1e-9).all(), f"expected no cheaper exchange, found {paths.diagonal().min()}"
 
 
-@pytest.mark.states("cost")
+@pytest.mark.project_convention
 def test_matching_takes_a_number_of_steps_that_only_sizes_set():
     """The operators that run are the same for any costs: no branch on data.
 
-    Source: this project's layers/matching; released code goes to the processor and to SciPy.
+    Source: the page of layers/matching: all problems of a batch go in step.
     """
     same = [cost.operators(hungarian_matching, double(2, 3, 4, seed=seed)) for seed in range(3)]
     assert same[0] == same[1] == same[2], "expected the same operators for other costs"
@@ -443,8 +442,7 @@ def test_loss_has_second_derivatives():
 
     Source: the definition of the derivative; the matching is constant around a point.
     """
-    _, _, labels, targets = sets(seed=2)
-    logits, boxes, _, _ = sets(seed=2)
+    logits, boxes, labels, targets = sets(seed=2, images=1, queries=3)
     laws.gradient_correct(
         lambda logits, boxes: set_prediction_loss(logits, boxes, labels, targets), logits, boxes, second_order=True
     )

@@ -16,7 +16,8 @@ The objects y_i = (class c_i, box b_i) of an image count as N, of which those th
 
 Convention: a box is (c_x, c_y, w, h), each a share of the image's width or height. ∅ is the last class, K. As released,
 log-probabilities are averaged with the weight 0.1 for ∅, boxes over the objects of the batch, and each decoder layer
-has its own matching and loss (A.4). True in a mask means a pixel of the image, False one that pads it.
+has its own matching and loss (A.4). Attention is `CrossAttention`, FFN and MLP have ReLUs, and ε of LN is 1e-5. True in
+a mask means a pixel of the image, False one that pads it.
 """
 
 import math
@@ -96,7 +97,7 @@ def set_prediction_loss(
     Args:
         logits: of K classes and, last, ∅, for each of N predictions.
         boxes: b̂, (c_x, c_y, w, h).
-        labels: c in [0, K), of M ≤ N objects; K where an image has fewer than M.
+        labels: c in [0, K), int64, of M ≤ N objects; K where an image has fewer than M.
         targets: b; those of ∅ do not count.
         l1_weight, giou_weight: λ_L1 and λ_iou, in the matching and in the loss.
         no_object_weight: of −log p̂(∅); 1 for classes.
@@ -243,7 +244,8 @@ class DETR(nn.Module):
         """Class logits, the last of them ∅'s, and boxes, after the last decoder layer.
 
         Args:
-            mask: True at an image's pixels, False where it is padded, which no token attends to; default all True.
+            mask: True at an image's pixels, False where it is padded; default all True. No token attends to feature
+                (i, j) of h′ × w′ where the mask is False at row ⌊i·h/h′⌋, column ⌊j·w/w′⌋.
         """
         return self._predict(self._objects(images, mask)[-1])
 
