@@ -71,9 +71,9 @@ def scenes(n, generator):
 
 
 def test_rectangles_are_found_by_their_positions():
-    """A DETR of one encoder layer and one decoder layer finds rectangles with a mean IoU above 0.42.
+    """A DETR of one encoder layer and one decoder layer finds rectangles with a mean IoU above 0.35.
 
-    Measured on 4 seeds: 0.54 to 0.65; wrong: 0.22 to 0.30 where the pixels have no positions.
+    Measured on 3 seeds: 0.44 to 0.59; wrong: 0.23 to 0.28 where the pixels have no positions.
 
     Source: Carion et al. 2020, table 3: without spatial positions it loses 7.8 AP.
     """
@@ -81,13 +81,13 @@ def test_rectangles_are_found_by_their_positions():
     torch.manual_seed(0)
     model = DETR(Cells(), 16, 2, 4, 32, 4, 1, 1, 64, dropout=0.0)
     optimizer = torch.optim.AdamW(model.parameters())
-    for step in range(300):
+    for step in range(200):
         images, labels, boxes = scenes(32, generator)
         loss = model.loss(images, labels, boxes)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - step / 150)
+        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - step / 100)
         optimizer.step()
     images, labels, boxes = scenes(300, generator)
     with torch.no_grad():
@@ -95,4 +95,4 @@ def test_rectangles_are_found_by_their_positions():
     query = hungarian_matching(matching_cost(logits, found, labels, boxes))
     found = found.gather(1, query[:, :, None].expand(-1, -1, 4))
     overlap = box_iou(to_corners(found), to_corners(boxes))[labels < 2].mean().item()
-    assert overlap > 0.42, f"expected a mean IoU above 0.42, found {overlap:.3f}"
+    assert overlap > 0.35, f"expected a mean IoU above 0.35, found {overlap:.3f}"

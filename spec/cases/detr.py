@@ -109,9 +109,9 @@ _OF_A_MASK = dict.fromkeys(
         "accepts_non_contiguous",
         "compiles",
         "transforms",
-        "dispatch_is_from_scratch",
+        "from_scratch",
     ),
-    "its only tensor is a mask, which has no gradient; DETR's records compile it",
+    "its only tensor is a mask, which has no gradient; the records of DETR compile and run it",
 )
 
 
