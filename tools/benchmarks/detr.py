@@ -1,9 +1,9 @@
-"""DETR next to torch.nn's attention, and its matching next to SciPy's."""
+"""DETR next to torch.nn's attention."""
 
 import torch
 from torch import nn
 
-from impl.models.detr import DETR, hungarian_matching, image_positions
+from impl.models.detr import DETR, image_positions
 from tools.bench import Pair
 
 
@@ -58,12 +58,6 @@ class _Library(nn.Module):
         return self.classes(y), self.boxes(y)
 
 
-def _scipy():
-    from scipy.optimize import linear_sum_assignment
-
-    return lambda costs: torch.stack([torch.from_numpy(linear_sum_assignment(c.detach().numpy())[1]) for c in costs])
-
-
 PAIRS = [
     Pair(
         item="detr",
@@ -71,12 +65,5 @@ PAIRS = [
         ours=lambda: DETR(nn.Identity(), 512, 91, num_encoder_layers=1, num_decoder_layers=1, dropout=0.0),
         theirs=_Library,
         inputs=lambda: (torch.randn(2, 512, 20, 20),),
-    ),
-    Pair(
-        item="detr",
-        name="matching, 8 × 4 objects, 100 queries",
-        ours=lambda: hungarian_matching,
-        theirs=_scipy,
-        inputs=lambda: (torch.randn(8, 4, 100),),
     ),
 ]
