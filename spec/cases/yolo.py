@@ -27,11 +27,11 @@ from impl.models.yolo import (
     yolov3_loss,
 )
 from spec.cases import Bad, Case
-from spec.contract import Contract, Fresh, linear
+from spec.contract import Contract, Fresh, affine, linear
 from spec.laws import double, random, reseed
 
 _STAGES = (((3, 4, 2),), ((1, 2, 1), (3, 3, 1)))
-_V1 = {"image_size": (4, 8), "grid": 2, "boxes": 3, "num_classes": 4, "stages": _STAGES, "hidden": 5, "channels": 2}
+_V1 = {"image_size": (4, 8), "grid": 2, "boxes": 3, "num_classes": 3, "stages": _STAGES, "hidden": 5, "channels": 2}
 # Shapes for images of 64 × 32 pixels.
 SHAPES = (((40, 24), (20, 44)), ((12, 20), (24, 10)), ((8, 6), (5, 12)))
 
@@ -232,7 +232,7 @@ CASES = [
         name="Darknet53",
         build=trunk,
         inputs=lambda: (random(2, 2, 64, 32),),
-        exempt=_COUPLED | _DEEP | {"compiles": "YOLOv3 is asked, whose trunk it is"},
+        exempt=_COUPLED | _DEEP,
         bad={"four stages": Bad(call=lambda: Darknet53(1, (1, 1, 1, 1)), mentions=("(1, 1, 1, 1)",))},
     ),
     Case(
@@ -240,7 +240,7 @@ CASES = [
         name="YOLOv3",
         build=yolov3,
         inputs=lambda: (random(2, 2, 64, 32),),
-        exempt=_COUPLED | _DEEP,
+        exempt=_COUPLED | _DEEP | {"compiles": "its trunk is asked: tracing 40 blocks takes longer than all other specs"},
         bad={
             "a side that 32 does not divide": Bad(
                 call=lambda: yolov3()(random(2, 2, 64, 40)), mentions=("32", "(2, 2, 64, 40)")
@@ -401,6 +401,36 @@ def _convolution(name, out, before, kernel):
     return {f"{name}.weight": f"({out}, {before}, {kernel}, {kernel})", f"{name}.bias": f"({out},)"}
 
 
+def _block(name, out, before, kernel):
+    state = {f"{name}.convolution.weight": f"({out}, {before}, {kernel}, {kernel})"} | affine(f"{name}.norm", out)
+    state |= {f"{name}.norm.running_{what}": f"({out},)" for what in ("mean", "var")}
+    return state | {f"{name}.norm.num_batches_tracked": "()"}
+
+
+def _trunk(name, depths):
+    state = _block(f"{name}first", "width", "channels", 3)
+    for n, depth in enumerate(depths):
+        out, half = f"width * {2 ** (n + 1)}", f"width * {2**n}"
+        state |= _block(f"{name}stages.{n}.0", out, half, 3)
+        for k in range(1, depth + 1):
+            state |= _block(f"{name}stages.{n}.{k}.narrow", half, out, 1)
+            state |= _block(f"{name}stages.{n}.{k}.wide", out, half, 3)
+    return state
+
+
+def _scales(count):
+    state = {}
+    for n, scale in enumerate((16, 8, 4)):
+        w, double, last = f"width * {scale}", f"width * {2 * scale}", f"{count} * (5 + num_classes)"
+        sizes = (f"width * {scale * 3}" if n else double, w, double, w, double, w)
+        for k, (before, after) in enumerate(zip(sizes, sizes[1:])):
+            state |= _block(f"necks.{n}.{k}", after, before, 3 if k % 2 else 1)
+        state |= _block(f"heads.{n}.0", double, w, 3) | _convolution(f"heads.{n}.1", last, double, 1)
+        if n:
+            state |= _block(f"routes.{n - 1}", w, double, 1)
+    return state
+
+
 CONTRACTS = [
     Contract(
         item="yolo",
@@ -435,6 +465,7 @@ CONTRACTS = [
         of=Darknet53,
         calls=({"width": 1, "depths": (1, 0, 2, 0, 0), "channels": 2},),
         ranges={"width": "int >= 1", "channels": "int >= 1"},
+        state=_trunk("", (1, 0, 2, 0, 0)),
     ),
     Contract(
         item="yolo",
@@ -442,11 +473,7 @@ CONTRACTS = [
         of=YOLOv3,
         calls=({"num_classes": 3, "width": 2, "depths": (1, 0, 0, 0, 0), "anchors": SHAPES, "channels": 2},),
         ranges={"num_classes": "int >= 1", "width": "int >= 1", "channels": "int >= 1"},
-        attributes={
-            "trunk": "the Darknet53",
-            "heads": "for each stride, 32 first, what makes predictions of a map; the last part is a convolution with "
-            "a bias, whose channels are the shapes in order, each with its (t_x, t_y, t_w, t_h, t_o, classes)",
-        },
+        state=_trunk("trunk.", (1, 0, 0, 0, 0)) | _scales(2),
     ),
     Contract(
         item="yolo",
