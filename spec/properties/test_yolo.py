@@ -369,7 +369,7 @@ def test_iou_compares_places_and_sizes_in_one_unit():
     """
     targets = grid_targets(torch.tensor([[[0.125, 0.125, 0.5, 0.5]]], dtype=torch.float64), one_hot([[0]], 1), 4)
     predictions = torch.zeros(1, 4, 4, 6, dtype=torch.float64)
-    predictions[0, 0, 0] = torch.tensor([1.0, 0.5, 0.5**0.5, 0.5**0.5, 0, 1])
+    predictions[0, 0, 0] = torch.tensor([1, 0.5, 0.5**0.5, 0.5**0.5, 0, 1], dtype=torch.float64)
     expected = 5 * 0.5**2 + (0.375 / 0.625) ** 2
     laws.assert_close(yolo_loss(predictions, targets, 1), torch.tensor([expected], dtype=torch.float64))
 
