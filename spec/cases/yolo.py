@@ -43,7 +43,9 @@ def yolo(**options):
 
 def yolov3(**options):
     reseed(0)
-    return YOLOv3(**{"num_classes": 3, "width": 2, "depths": (1, 0, 0, 0, 0), "anchors": SHAPES, "channels": 2} | options)
+    return YOLOv3(
+        **{"num_classes": 3, "width": 2, "depths": (1, 0, 0, 0, 0), "anchors": SHAPES, "channels": 2} | options
+    )
 
 
 def trunk():
@@ -240,7 +242,9 @@ CASES = [
         name="YOLOv3",
         build=yolov3,
         inputs=lambda: (random(2, 2, 64, 32),),
-        exempt=_COUPLED | _DEEP | {"compiles": "its trunk is asked: tracing 40 blocks takes longer than all other specs"},
+        exempt=_COUPLED
+        | _DEEP
+        | {"compiles": "its trunk is asked: tracing 40 blocks takes longer than all other specs"},
         bad={
             "a side that 32 does not divide": Bad(
                 call=lambda: yolov3()(random(2, 2, 64, 40)), mentions=("32", "(2, 2, 64, 40)")
@@ -271,10 +275,10 @@ CASES = [
         exempt=dict.fromkeys(
             ("keeps_dtype", "works_under_autocast"), "bfloat16 has no pixels of a cell: their logits are of rounding"
         )
-        | {
-            name: "another sample of the law's has its centres in other cells, where there is no logit"
-            for name in ("batch_independent", "batch_independent_in_eval")
-        },
+        | dict.fromkeys(
+            ("batch_independent", "batch_independent_in_eval"),
+            "another sample of the law's has its centres in other cells, where there is no logit",
+        ),
         bad={"three coordinates": Bad(call=lambda: encode_anchors(random(84, 3), priors()), mentions=("(84, 3)",))},
     ),
     Case(

@@ -19,6 +19,7 @@ from impl.models.yolo import (
 from spec import cost
 from spec.cases.yolo import yolo
 from spec.golden import load
+from spec.laws import random
 
 pytestmark = pytest.mark.item("yolo")
 
@@ -139,9 +140,9 @@ def test_predictions_of_the_papers_networks():
 
     Source: Redmon et al. 2015, §2; Redmon & Farhadi 2018, §2.3, and the authors' page: 65.86 Bn.
     """
+    images = [random(1, 3, size, size).to("meta") for size in (448, 416)]
     with torch.device("meta"):
         model, third = YOLO().eval(), YOLOv3().eval()
-        images = torch.empty(1, 3, 448, 448), torch.empty(1, 3, 416, 416)
     found = tuple(model(images[0]).shape), tuple(third(images[1]).shape)
     assert found == ((1, 7, 7, 30), (1, 10_647, 85)), f"found {found}"
     assert len(prior_grid(416, 416)) == 10_647 and len(prior_grid(608, 608)) == 22_743

@@ -119,7 +119,7 @@ def test_corners_and_centres_are_inverse(seed):
 
 @pytest.mark.states("equivalence")
 def test_network_is_convolutions_pools_and_two_layers():
-    """3 × 3 convolutions keep the size, stride 2 and each 2 × 2 max pool halve it, leaky ReLUs of 0.1, two linear layers.
+    """Convolutions, padded, each with a leaky ReLU of 0.1, 2 × 2 max pools between stages, and two linear layers.
 
     Source: Redmon et al. 2015, figure 3 and eq. 2.
     """
@@ -469,7 +469,7 @@ def test_without_change_a_prediction_is_its_prior_at_the_centre_of_the_cell():
     """
     p = priors()
     expected = torch.cat([p[:, :2] + p[:, 4:] / 2, p[:, 2:4]], dim=1)
-    laws.assert_close(decode_anchors(torch.zeros(len(p), 4).double(), p), expected)
+    laws.assert_close(decode_anchors(0 * double(len(p), 4), p), expected)
 
 
 @given(tx=floats(-6, 6), ty=floats(-6, 6), tw=floats(-2, 2), th=floats(-2, 2), at=sizes(0, 83))
@@ -527,7 +527,7 @@ def pixels(seed, padding=True, m=4):
 
 @given(seed=seeds(), threshold=floats(0.1, 0.9))
 def test_one_prior_is_positive_for_an_object_and_those_that_overlap_are_ignored(seed, threshold):
-    """Positive is the prior at the object's cell whose shape has the highest IoU of all, ignored one above the threshold.
+    """Positive is the prior at the object's cell whose shape has the highest IoU of all, ignored what overlaps.
 
     Source: Redmon & Farhadi 2018, §2.1.  Convention: shapes are compared at one centre; the first object keeps a prior.
     """
@@ -694,7 +694,7 @@ def trained(module):
 def test_trunk_is_residual_blocks_between_halvings():
     """Maps of an eighth, a 16th and a 32nd: a stage is a block of stride 2, then x + wide(narrow(x)), depth times.
 
-    Source: Redmon & Farhadi 2018, §2.4, table 1.  Convention: convolution without bias, normalization, leaky ReLU of 0.1.
+    Source: Redmon & Farhadi 2018, §2.4, table 1.  Convention: no bias but the norm's, leaky ReLU of 0.1.
     """
     module, images = trained(trunk()), double(2, 2, 64, 32)
     found, expected = module(images), trunk_of(images, module.state_dict(), "", (1, 0, 2, 0, 0))

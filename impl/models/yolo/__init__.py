@@ -11,8 +11,8 @@ the probabilities of the classes p(c), given that an object is there: S × S × 
     Ĉ       the IoU of the responsible box with the object, 0 for every other box, also in the object's cell
 
 Convention: a cell's values are its B boxes, each as (x, y, √w, √h, C), then the classes; the network predicts the roots
-(§2.2). Where all of a cell's boxes have the same IoU the first is responsible. Ĉ is a constant: no gradient goes through
-the IoU. The loss is that of each image, summed over cells. `anchors` has the heads of YOLOv3, `detection` what follows.
+(§2.2). Where a cell's boxes have the same IoU the first is responsible. Ĉ is a constant: no gradient goes through the
+IoU. The loss is that of each image, summed over cells. `anchors` has YOLOv3, `detection` what follows.
 """
 
 from collections.abc import Sequence
@@ -222,9 +222,7 @@ def yolo_loss(
     return (of_boxes.sum(-1) + is_object[..., 0] * (p - p_true).square().sum(-1)).sum((1, 2))
 
 
-def decode_grid(
-    predictions: Cells, boxes: int = 2
-) -> tuple[Float[Tensor, "n k 4"], Float[Tensor, "n k c"]]:
+def decode_grid(predictions: Cells, boxes: int = 2) -> tuple[Float[Tensor, "n k 4"], Float[Tensor, "n k c"]]:
     """The corners of all S·S·B boxes, relative to the image, and their scores p(c) · C for each class.
 
     Cells come row by row, each with its boxes in order: 98 boxes for S = 7 and B = 2.

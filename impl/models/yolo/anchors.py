@@ -10,7 +10,7 @@ pixels; a prediction is (t_x, t_y, t_w, t_h, t_o, a logit for each class):
     prior i is ignored: it is not positive, but its IoU with an object is above ½                   §2.1
     shapes by k-means with d = 1 − IoU of shapes at the same centre      Redmon & Farhadi 2016, arXiv:1612.08242, §2
 
-Convention: boxes and priors are in pixels, predictions ordered by scale, prior, row and column. A prior's IoU is that of
+Convention: boxes and priors are in pixels, predictions ordered by scale, prior, row and column. A prior's IoU is of
 what t = 0 decodes to, as the text has it; the released code takes that of the prediction. The loss is a sum over
 predictions, for each image; its gradient is "prediction minus truth" for t_w and t_h and, as released, σ(t_x) minus
 the centre's place in the cell for t_x. The first of several objects at one prior counts.
@@ -253,9 +253,7 @@ def anchor_targets(
     return targets, near & (targets[..., 4] == 0)
 
 
-def yolov3_loss(
-    predictions: Predictions, targets: Predictions, ignored: Bool[Tensor, "n p"]
-) -> Float[Tensor, " n"]:
+def yolov3_loss(predictions: Predictions, targets: Predictions, ignored: Bool[Tensor, "n p"]) -> Float[Tensor, " n"]:
     """Errors of place and size and cross entropies of the classes at positive priors, and of objectness at all others.
 
     Args:

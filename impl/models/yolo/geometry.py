@@ -1,7 +1,7 @@
 """Boxes as centre and size or as corners, how much two of them overlap, and which predictor an object belongs to.
 
-    (x, y, w, h) ↔ (x − w/2, y − h/2, x + w/2, y + h/2)
-    IoU(A, B) = |A ∩ B| / |A ∪ B|                                           0 for two boxes without area
+(x, y, w, h) ↔ (x − w/2, y − h/2, x + w/2, y + h/2)
+IoU(A, B) = |A ∩ B| / |A ∪ B|                                           0 for two boxes without area
 """
 
 import torch

@@ -47,7 +47,7 @@ def _overlaps(recipe, draw):
 
 
 def _network(recipe, draw):
-    """Stages ((3, 4, 2),), ((1, 2, 1), (3, 3, 1)) on images 2 × 4 × 8, 5 hidden values, a grid of 2, 3 boxes, 3 classes."""
+    """Stages ((3, 4, 2),), ((1, 2, 1), (3, 3, 1)), images 2 × 4 × 8, 5 hidden values, 2 × 2 cells, 3 boxes, 3 classes."""
     import torch
     from torch.nn import functional
 
@@ -153,7 +153,9 @@ def _prior_loss(recipe, draw):
     import torch
     from torch.nn import functional
 
-    priors = recipe.given("priors", np.array([[0, 0, 40, 24, 32], [32, 64, 20, 44, 32], [16, 0, 12, 20, 16], [8, 24, 5, 12, 8.0]]))
+    priors = recipe.given(
+        "priors", np.array([[0, 0, 40, 24, 32], [32, 64, 20, 44, 32], [16, 0, 12, 20, 16], [8, 24, 5, 12, 8.0]])
+    )
     t = recipe.given("t", draw.integers(-32, 33, (2, 4, 8)) / 16)
     targets = np.zeros((2, 4, 8))
     targets[0, 1] = [0.25, 0.75, -0.5, 0.375, 1, 0, 1, 1]
