@@ -442,10 +442,10 @@ CONTRACTS = [
         of=YOLO,
         calls=(_V1,),
         ranges=_SIZES | {"dropout": "[0, 1)"},
-        state=_convolution("stages.0.0", 4, "channels", 3)
-        | _convolution("stages.1.0", 2, 4, 1)
-        | _convolution("stages.1.1", 3, 2, 3)
-        | linear("hidden", "hidden", "6")
+        state=_convolution("stages.0.0", "stages[0][0][1]", "channels", "stages[0][0][0]")
+        | _convolution("stages.1.0", "stages[1][0][1]", "stages[0][0][1]", "stages[1][0][0]")
+        | _convolution("stages.1.1", "stages[1][1][1]", "stages[1][0][1]", "stages[1][1][0]")
+        | linear("hidden", "hidden", "stages[1][1][1] * 1 * 2")
         | linear("output", "grid**2 * (5 * boxes + num_classes)", "hidden"),
     ),
     Contract(

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from impl.models.yolo import (
-    ANCHORS,
     YOLO,
     anchor_clusters,
     anchor_targets,
@@ -967,10 +966,11 @@ def test_mean_average_precision_is_over_classes_that_have_objects_and_thresholds
 
 
 def test_paper_shapes_are_in_pixels_from_coarse_to_fine():
-    """The nine shapes of §2.3, three for each stride, the largest for stride 32.
+    """By default the nine shapes of §2.3 are priors, three for each stride, the largest for stride 32.
 
     Source: Redmon & Farhadi 2018, §2.3.
     """
-    flat = [tuple(shape) for shapes in ANCHORS for shape in shapes]
-    expected = [(10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326)]
-    assert sorted(flat) == sorted(expected) and flat[0] == (116, 90) and flat[-1] == (33, 23), f"found {flat}"
+    found = prior_grid(64, 32).double()[:, 2:].unique(dim=0).tolist()
+    expected = [[10, 13, 8], [16, 30, 8], [33, 23, 8], [30, 61, 16], [62, 45, 16], [59, 119, 16]]
+    expected += [[116, 90, 32], [156, 198, 32], [373, 326, 32]]
+    assert found == sorted(expected), f"expected {sorted(expected)}, found {found}"

@@ -6,6 +6,7 @@ from torch import nn
 from impl.models.mae import MaskedAutoencoder
 from impl.models.segmenter import LinearDecoder, Segmenter
 from impl.models.vit import VisionTransformer
+from impl.models.yolo import STAGES, YOLO
 from tools.bench import Pair
 
 
@@ -88,6 +89,20 @@ class _LibrarySegmenter(nn.Module):
         return nn.functional.interpolate(scores, scale_factor=16, mode="bilinear")
 
 
+class _LibraryYOLO(nn.Sequential):
+    """The first three stages of YOLO's convolutions, with torch.nn's layers."""
+
+    def __init__(self):
+        layers, width = [], 3
+        for n, stage in enumerate(STAGES[:3]):
+            layers += [nn.MaxPool2d(2)] if n else []
+            for kernel, out, stride in stage:
+                layers += [nn.Conv2d(width, out, kernel, stride, kernel // 2), nn.LeakyReLU(0.1)]
+                width = out
+        layers += [nn.Flatten(), nn.Linear(512 * 14 * 14, 64), nn.LeakyReLU(0.1), nn.Linear(64, 1470)]
+        super().__init__(*layers, nn.Unflatten(1, (7, 7, 30)))
+
+
 PAIRS = [
     Pair(
         item="vit",
@@ -109,5 +124,12 @@ PAIRS = [
         ours=lambda: Segmenter(VisionTransformer(224, 16, 3, 3, 192, 768, num_classes=None), LinearDecoder(192, 21)),
         theirs=_LibrarySegmenter,
         inputs=lambda: (torch.randn(2, 3, 224, 224),),
+    ),
+    Pair(
+        item="yolo",
+        name="three stages, 112 × 112",
+        ours=lambda: YOLO(112, stages=STAGES[:3], hidden=64, dropout=0.0),
+        theirs=_LibraryYOLO,
+        inputs=lambda: (torch.randn(2, 3, 112, 112),),
     ),
 ]

@@ -47,7 +47,7 @@ def _overlaps(recipe, draw):
 
 
 def _network(recipe, draw):
-    """Stages ((3, 4, 2),), ((1, 2, 1), (3, 3, 1)), images 2 × 4 × 8, 5 hidden values, 2 × 2 cells, 3 boxes, 3 classes."""
+    """Stages ((3, 4, 2),), ((1, 2, 1), (3, 3, 1)), images 2 × 4 × 8, 5 hidden values, 2 × 2 cells of 3 boxes."""
     import torch
     from torch.nn import functional
 
