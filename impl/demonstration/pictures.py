@@ -53,7 +53,7 @@ def save_boxes(
 
     Args:
         images, columns, scale: as of `save_grid`.
-        boxes: of each image, left, top, right and bottom in pixels.
+        boxes: of each image, left, top, right and bottom in pixels; what lies outside is cut off.
         names: of each image's boxes.
 
     Raises:
@@ -68,10 +68,11 @@ def save_boxes(
     draw, (height, width) = ImageDraw.Draw(image), images.shape[2:]
     for n, (rows, labels) in enumerate(zip(boxes, names)):
         left, top = n % columns * (width + 1) * scale, n // columns * (height + 1) * scale
-        for (x1, y1, x2, y2), label in zip((rows * scale).round().tolist(), labels):
-            corners = sorted((left + x1, left + x2)), sorted((top + y1, top + y2))
-            draw.rectangle((corners[0][0], corners[1][0], corners[0][1] - 1, corners[1][1] - 1), outline="#ff7f0e")
-            draw.text((corners[0][0] + 2, corners[1][0]), label, fill="#2ca02c")
+        inside = torch.minimum(rows.clamp(min=0), rows.new_tensor([width, height] * 2)) * scale
+        for (x1, y1, x2, y2), label in zip(inside.round().tolist(), labels):
+            frame = left + x1, top + y1, left + max(x1, x2 - 1), top + max(y1, y2 - 1)
+            draw.rectangle(frame, outline="#ff7f0e")
+            draw.text((frame[0] + 2, frame[1]), label, fill="#ffe119", font_size=3 * scale)
     image.save(path)
 
 

@@ -57,10 +57,10 @@ def main(given: list[str] | None = None) -> None:
     anything = [(b, torch.zeros_like(c)) for b, c in truths]
     print(f"average precision {mean_average_precision(places, anything):.3f} of the places of new digits, ", end="")
     print(f"{mean_average_precision(found, truths):.3f} of places and names")
-    chosen_boxes = [(b[s > 0.25] * SIDE, c[s > 0.25].tolist()) for b, s, c in found[:18]]
+    chosen_boxes = [(b[s > 0.2] * SIDE, c[s > 0.2].tolist()) for b, s, c in found[:18]]
     names = [[str(name) for name in c] for _, c in chosen_boxes]
     save_boxes(canvas[:18], [b for b, _ in chosen_boxes], names, chosen.out / "boxes.png")
-    print(f"{chosen.out / 'boxes.png'} shows new canvases with the boxes whose score is above 0.25")
+    print(f"{chosen.out / 'boxes.png'} shows new canvases with the boxes whose score is above 0.2")
 
 
 if __name__ == "__main__":
