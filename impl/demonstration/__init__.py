@@ -7,7 +7,7 @@ folder it goes on where it stopped, with the numbers of an uninterrupted run. Ne
 """
 
 from .environments import Environments, Memory
-from .pictures import save_curves, save_grid, save_points
+from .pictures import save_boxes, save_curves, save_grid, save_points
 from .probing import Encoder, accuracy_of_a_probe, name_digits_along_a_graph, nearest_neighbors
 from .training import arguments, digits, train
 
@@ -20,6 +20,7 @@ __all__ = [
     "digits",
     "name_digits_along_a_graph",
     "nearest_neighbors",
+    "save_boxes",
     "save_curves",
     "save_grid",
     "save_points",

@@ -1,6 +1,6 @@
 """Grids of images, points and curves, written as PNG."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +39,41 @@ def save_grid(images: Float[Tensor, "n c h w"], path: Path, columns: int = 10, s
     sheet = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (H, W, 3)
     sheet = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     Image.fromarray((255 * sheet).round().byte().numpy()).save(path)
+
+
+def save_boxes(
+    images: Float[Tensor, "n c h w"],
+    boxes: Sequence[Float[Tensor, "k 4"]],
+    names: Sequence[Sequence[str]],
+    path: Path,
+    columns: int = 6,
+    scale: int = 5,
+) -> None:
+    """Writes images side by side with a frame around each box and its name at the corner, as one PNG.
+
+    Args:
+        images, columns, scale: as of `save_grid`.
+        boxes: of each image, left, top, right and bottom in pixels; what lies outside is cut off.
+        names: of each image's boxes.
+
+    Raises:
+        ValueError: as `save_grid`; boxes or names of another number of images.
+    """
+    Image, ImageDraw = _pillow()
+    if not len(images) == len(boxes) == len(names):
+        raise ValueError(f"expected boxes and names of {len(images)} images, got {len(boxes)} and {len(names)}")
+    save_grid(images, path, columns, scale)
+    with Image.open(path) as sheet:
+        image = sheet.convert("RGB")
+    draw, (height, width) = ImageDraw.Draw(image), images.shape[2:]
+    for n, (rows, labels) in enumerate(zip(boxes, names)):
+        left, top = n % columns * (width + 1) * scale, n // columns * (height + 1) * scale
+        inside = torch.minimum(rows.clamp(min=0), rows.new_tensor([width, height] * 2)) * scale
+        for (x1, y1, x2, y2), label in zip(inside.round().tolist(), labels):
+            frame = left + x1, top + y1, left + max(x1, x2 - 1), top + max(y1, y2 - 1)
+            draw.rectangle(frame, outline="#ff7f0e")
+            draw.text((frame[0] + 2, frame[1]), label, fill="#ffe119", font_size=3 * scale)
+    image.save(path)
 
 
 def save_points(points: Float[Tensor, "n d"], labels: Int[Tensor, " n"], path: Path, side: int = 480) -> None:

@@ -8,6 +8,7 @@ from impl.models.segmenter import LinearDecoder, Segmenter
 from impl.models.swin import SwinTransformer
 from impl.models.unet import UNet
 from impl.models.vit import VisionTransformer
+from impl.models.yolo import STAGES, YOLO
 from tools.bench import Pair
 
 
@@ -120,6 +121,20 @@ def _library_swin():
     return lambda images: model(images).logits
 
 
+class _LibraryYOLO(nn.Sequential):
+    """The first three stages of YOLO's convolutions, with torch.nn's layers."""
+
+    def __init__(self):
+        layers, width = [], 3
+        for n, stage in enumerate(STAGES[:3]):
+            layers += [nn.MaxPool2d(2)] if n else []
+            for kernel, out, stride in stage:
+                layers += [nn.Conv2d(width, out, kernel, stride, kernel // 2), nn.LeakyReLU(0.1)]
+                width = out
+        layers += [nn.Flatten(), nn.Linear(512 * 14 * 14, 64), nn.LeakyReLU(0.1), nn.Linear(64, 1470)]
+        super().__init__(*layers, nn.Unflatten(1, (7, 7, 30)))
+
+
 PAIRS = [
     Pair(
         item="vit",
@@ -155,5 +170,12 @@ PAIRS = [
         ours=lambda: UNet(1, 2, 32, 2),
         theirs=_LibraryUNet,
         inputs=lambda: (torch.randn(2, 1, 92, 92),),
+    ),
+    Pair(
+        item="yolo",
+        name="three stages, 112 × 112",
+        ours=lambda: YOLO(112, stages=STAGES[:3], hidden=64, dropout=0.0),
+        theirs=_LibraryYOLO,
+        inputs=lambda: (torch.randn(2, 3, 112, 112),),
     ),
 ]
