@@ -195,7 +195,7 @@ def test_matrix_begins_as_a_rotation(lu, channels, seed):
 
 @pytest.mark.parametrize("lu", [True, False])
 def test_rotations_are_drawn_uniformly(lu):
-    """Over many seeds each element of the first matrix has a mean of 0 and a variance of 1/c: no direction is preferred.
+    """Over many seeds each element of the first matrix has a mean of 0 and a variance of 1/c: none is preferred.
 
     The matrix of a QR decomposition, whose signs are the algorithm's, has a mean of about −½ in its first element.
 
