@@ -83,7 +83,7 @@ class ResnetGenerator(nn.Module):
         self.up_norms = nn.ModuleList(InstanceNorm2d(layer.out_channels) for layer in self.up)
         initialise(self)
 
-    def forward(self, images: Images) -> Images:
+    def forward(self, images: Images) -> Float[Tensor, "n o h w"]:
         check_space(images, 2, self.in_channels)
         if any(side % 4 or side < 8 for side in images.shape[2:]):
             raise ValueError(f"expected sides that are multiples of 4 from 8 on, got shape {tuple(images.shape)}")
@@ -284,11 +284,12 @@ def linear_decay(epoch: float, constant: int = 100, decay: int = 100) -> float:
         constant, decay: how many epochs each takes.
 
     Raises:
-        ValueError: a negative epoch or constant, a decay below 1.
+        ValueError: a negative or infinite epoch, a negative constant, a decay below 1.
 
     Convention: 0 after constant + decay epochs; the released code divides by decay + 1 and counts from 1.
     Source: Zhu et al. 2017, arXiv:1703.10593, §4: 0.0002 for 100 epochs, to zero over the next 100.
     """
     check_not_negative(epoch=epoch, constant=constant)
+    check_finite(epoch=epoch)
     check_sizes(decay=decay)
     return 1 - min(max(epoch - constant, 0) / decay, 1)
