@@ -181,7 +181,7 @@ def test_transposed_kernels_translate_transposed_images(make):
 
 @pytest.mark.states("cost")
 def test_a_block_costs_two_convolutions_at_a_quarter_of_the_size():
-    """A block adds 2·2·9·(4k)² operations at each of h/4 · w/4 positions; four times the pixels cost four times as much.
+    """A block adds 2·2·9·(4k)² operations at each of h/4 · w/4 positions, and cost is proportional to the pixels.
 
     Source: Zhu et al. 2017, §7.2: R256 after two convolutions of stride 2.
     """

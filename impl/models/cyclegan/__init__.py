@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """c7s1-64, d128, d256, R256 × 9, u128, u64, c7s1-3: to a quarter of the size, residual blocks, and back, in (−1, 1).
+    """c7s1-64, d128, d256, R256 × 9, u128, u64, c7s1-3: down to a quarter of the size, 9 blocks, and back, in (−1, 1).
 
     Every convolution but the last has instance normalization and ReLU; those of 7×7 and of the blocks have reflected
     borders, those between, of stride 2, zeros.
@@ -146,7 +146,7 @@ class ImagePool(nn.Module):
     Raises:
         ValueError: a negative pool_size.
 
-    Source: Zhu et al. 2017, arXiv:1703.10593, §4: "the 50 previously created images"; exchanged as in the released code.
+    Source: Zhu et al. 2017, arXiv:1703.10593, §4: "the 50 previously created images"; exchanged as released.
     """
 
     def __init__(self, pool_size: int = 50):
@@ -231,7 +231,7 @@ class CycleGAN(nn.Module):
         return (self.to_y(y) - y).abs().mean() + (self.to_x(x) - x).abs().mean()
 
     def generator_loss(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> Scalar:
-        """L as the generators minimise it, of images and what `forward` made of them.  Source: Zhu et al. 2017, eq. 3."""
+        """L as generators minimise it, of images and what `forward` made of them.  Source: Zhu et al. 2017, eq. 3."""
         loss = self.adversarial_loss(fake_x, fake_y) + self.cycle_weight * self.cycle_loss(x, y, fake_x, fake_y)
         if self.identity_weight:
             loss = loss + self.cycle_weight * self.identity_weight * self.identity_loss(x, y)
