@@ -29,6 +29,7 @@ from ...layers.transposed_convolution import ConvTranspose2d
 __all__ = ["CycleGAN", "ImagePool", "PatchGANDiscriminator", "ResnetGenerator", "linear_decay"]
 
 Images = Float[Tensor, "n c h w"]
+FromX, FromY = Float[Tensor, "n ..."], Float[Tensor, "m ..."]  # real images, and what is made of them
 Scalar = Float[Tensor, ""]
 
 
@@ -51,10 +52,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """c7s1-64, d128, d256, R256 × 9, u128, u64, c7s1-3: down to a quarter of the size, 9 blocks, and back, in (−1, 1).
+    """An image becomes one of equal size with values in (−1, 1): c7s1-64, d128, d256, R256 × 9, u128, u64, c7s1-3.
 
-    Every convolution but the last has instance normalization and ReLU; those of 7×7 and of the blocks have reflected
-    borders, those between, of stride 2, zeros.
+    c7s1-k is a 7×7 convolution to k channels, dk one of 3×3 and stride 2, Rk a residual block, uk a transposed 3×3 of
+    stride 2. c and R have reflected borders, d and u zeros. Instance normalization and ReLU follow each c, d and u but
+    the last c, which tanh follows.
 
     Args:
         in_channels, out_channels: of the two domains.
@@ -98,10 +100,10 @@ class ResnetGenerator(nn.Module):
 
 
 class PatchGANDiscriminator(nn.Module):
-    """C64-C128-C256-C512 and a logit: one for each patch of 70×70 pixels, at every eighth pixel.
+    """Each patch of 70×70 pixels, at every eighth, has a logit: C64-C128-C256-C512 and a last convolution to 1 channel.
 
-    Convolutions of 4×4, all but the last two of stride 2, with padding 1; instance normalization on all but the first
-    and the last; LeakyReLU of 0.2. The logits are those of least squares: no sigmoid.
+    All are of 4×4, with padding 1, all but the last two of stride 2; instance normalization on all but the first and
+    the last, LeakyReLU of 0.2 on all but the last. The logits are those of least squares: no sigmoid.
 
     Args:
         in_channels: of the images.
@@ -213,39 +215,39 @@ class CycleGAN(nn.Module):
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
         self.pool_x, self.pool_y = ImagePool(pool_size), ImagePool(pool_size)
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: FromX, y: FromY) -> tuple[FromY, FromX]:
         """What the generators make: F(y), an image of X, and G(x), an image of Y."""
         return self.to_x(y), self.to_y(x)
 
-    def adversarial_loss(self, fake_x: Tensor, fake_y: Tensor) -> Scalar:
+    def adversarial_loss(self, fake_x: FromY, fake_y: FromX) -> Scalar:
         """E[(D_X(F(y)) − 1)²] + E[(D_Y(G(x)) − 1)²]: what the generators minimise of L_GAN."""
         judged = self.discriminator_x(fake_x), self.discriminator_y(fake_y)
         return sum((logits - 1).square().mean() for logits in judged)
 
-    def cycle_loss(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> Scalar:
+    def cycle_loss(self, x: FromX, y: FromY, fake_x: FromY, fake_y: FromX) -> Scalar:
         """L_cyc: each image against the one that came back.  Source: Zhu et al. 2017, eq. 2."""
         return (self.to_x(fake_y) - x).abs().mean() + (self.to_y(fake_x) - y).abs().mean()
 
-    def identity_loss(self, x: Tensor, y: Tensor) -> Scalar:
+    def identity_loss(self, x: FromX, y: FromY) -> Scalar:
         """L_id: a generator leaves an image as it is that is in its range already.  Source: Zhu et al. 2017, §5.2."""
         return (self.to_y(y) - y).abs().mean() + (self.to_x(x) - x).abs().mean()
 
-    def generator_loss(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> Scalar:
+    def generator_loss(self, x: FromX, y: FromY, fake_x: FromY, fake_y: FromX) -> Scalar:
         """L as generators minimise it, of images and what `forward` made of them.  Source: Zhu et al. 2017, eq. 3."""
         loss = self.adversarial_loss(fake_x, fake_y) + self.cycle_weight * self.cycle_loss(x, y, fake_x, fake_y)
         if self.identity_weight:
             loss = loss + self.cycle_weight * self.identity_weight * self.identity_loss(x, y)
         return loss
 
-    def discriminator_loss(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> Scalar:
+    def discriminator_loss(self, x: FromX, y: FromY, fake_x: FromY, fake_y: FromX) -> Scalar:
         """½ (E[(D(real) − 1)²] + E[D(fake)²]), the sum of both; no gradient goes to the fake images' generators."""
         sides = (self.discriminator_x, x, fake_x), (self.discriminator_y, y, fake_y)
         return sum(((D(real) - 1).square().mean() + D(fake.detach()).square().mean()) / 2 for D, real, fake in sides)
 
     def train_step(
         self,
-        x: Tensor,
-        y: Tensor,
+        x: FromX,
+        y: FromY,
         generator_optimizer: Optimizer,
         discriminator_optimizer: Optimizer,
         generator: Generator | None = None,
