@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from impl.models.cyclegan import ResnetGenerator
 from impl.models.ddpm import ResidualBlock
 from impl.models.glow import InvertibleConv1x1
 from impl.models.latent_diffusion import SpatialTransformer
@@ -140,6 +141,29 @@ class _LibraryTransformer(nn.Module):
         return x + self.output(h).mT.unflatten(2, x.shape[2:])
 
 
+def _residual_generator():
+    """The layers of ResnetGenerator(3, 3, 16, 2) from torch.nn."""
+
+    def normalized(layer, width):
+        return [layer, nn.InstanceNorm2d(width), nn.ReLU()]
+
+    def block():
+        convolutions = (nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect") for _ in range(2))
+        return _Residual(*normalized(next(convolutions), 64), next(convolutions), nn.InstanceNorm2d(64))
+
+    layers = normalized(nn.Conv2d(3, 16, 7, padding=3, padding_mode="reflect"), 16)
+    layers += normalized(nn.Conv2d(16, 32, 3, 2, 1), 32) + normalized(nn.Conv2d(32, 64, 3, 2, 1), 64)
+    layers += [block(), block()]
+    layers += normalized(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), 32)
+    layers += normalized(nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), 16)
+    return nn.Sequential(*layers, nn.Conv2d(16, 3, 7, padding=3, padding_mode="reflect"), nn.Tanh())
+
+
+class _Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 def _network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 512))
@@ -163,6 +187,7 @@ PAIRS = [
         (8, 64, 16, 16),
         (8, 20, 48),
     ),
+    _pair("cyclegan", "ResnetGenerator", lambda: ResnetGenerator(3, 3, 16, 2), _residual_generator, (4, 3, 64, 64)),
     _pair("glow", "InvertibleConv1x1", lambda: InvertibleConv1x1(48), _Mixing, (16, 48, 32, 32)),
     _pair(
         "realnvp",
