@@ -16,8 +16,8 @@ The objects y_i = (class c_i, box b_i) of an image count as N, of which those th
 
 Convention: a box is (c_x, c_y, w, h), each a share of the image's width or height. ∅ is the last class, K. As released,
 log-probabilities are averaged with the weight 0.1 for ∅, boxes over the objects of the batch, and each decoder layer
-has its own matching and loss (§3.2). Attention is `CrossAttention`, FFN and MLP have ReLUs, and ε of LN is 1e-5. True in
-a mask means a pixel of the image, False one that pads it.
+has its own matching and loss (§3.2). Attention is `CrossAttention`, FFN and MLP have ReLUs, and ε of LN is 1e-5. True
+in a mask means a pixel of the image, False one that pads it.
 """
 
 import math
