@@ -662,7 +662,7 @@ def test_all_learns_but_what_the_first_self_attention_of_the_decoder_attends_by(
 
     Its objects are all 0, so that its values are all alike, however they are weighed.
 
-    Source: Carion et al. 2020, §4.2: the first self-attention layer of the decoder can be skipped.
+    Source: Carion et al. 2020, A.3: the first self-attention of the first decoder layer can be skipped.
     """
     model, images = trained(), double(2, 2, 4, 6)
     expected, state = model(images), model.state_dict()
@@ -676,7 +676,7 @@ def test_all_learns_but_what_the_first_self_attention_of_the_decoder_attends_by(
 def test_transformer_begins_as_xaviers_and_queries_as_normal():
     """Matrices of the transformer are uniform in ±√(6/(rows + columns)) at first, queries N(0, 1).
 
-    Source: Carion et al. 2020, A.4: Xavier initialisation of all transformer weights; nn.Embedding's for queries.
+    Source: Carion et al. 2020, §4: Xavier initialisation of all transformer weights; nn.Embedding's for queries.
     """
     model = detr(d_model=32, dim_feedforward=64, nhead=4, num_queries=50)
     for name, p in model.named_parameters():

@@ -16,8 +16,8 @@ The objects y_i = (class c_i, box b_i) of an image count as N, of which those th
 
 Convention: a box is (c_x, c_y, w, h), each a share of the image's width or height. ∅ is the last class, K. As released,
 log-probabilities are averaged with the weight 0.1 for ∅, boxes over the objects of the batch, and each decoder layer
-has its own matching and loss (A.4). Attention is `CrossAttention`, FFN and MLP have ReLUs, and ε of LN is 1e-5. True in
-a mask means a pixel of the image, False one that pads it.
+has its own matching and loss (§3.2). Attention is `CrossAttention`, FFN and MLP have ReLUs, and ε of LN is 1e-5. True
+in a mask means a pixel of the image, False one that pads it.
 """
 
 import math
@@ -202,8 +202,8 @@ class DETR(nn.Module):
     Raises:
         ValueError: an argument out of range; images that are not (b, c, h, w), a mask of another shape.
 
-    Source: Carion et al. 2020, arXiv:2005.12872, §3.2, A.3, A.4: matrices of the transformer begin as Xavier's, queries
-    as N(0, 1).
+    Source: Carion et al. 2020, arXiv:2005.12872, §3.2, A.3; §4: matrices of the transformer begin as Xavier's; queries
+    as N(0, 1), as released.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class DETR(nn.Module):
         targets: Float[Tensor, "b m 4"],
         mask: Bool[Tensor, "b h w"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The sum over decoder layers of `set_prediction_loss`, each with a matching of its own (A.4)."""
+        """The sum over decoder layers of `set_prediction_loss`, each with a matching of its own (§3.2)."""
         return sum(set_prediction_loss(*found, labels, targets) for found in self.every_layer(images, mask))
 
     def _objects(self, images, mask):
