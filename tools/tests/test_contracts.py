@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spec import contract, ranges
+from spec import contract, laws, ranges
 from spec.contract import Contract
 
 
@@ -194,7 +194,7 @@ def test_a_counterpart_that_disagrees_is_found(wrong):
             of=made,
             calls=({"in_features": 3, "out_features": 2},),
             library="torch.nn.Linear",
-            inputs=lambda arguments: (contract.double(4, 3),),
+            inputs=lambda arguments: (laws.double(4, 3),),
         )
 
     contract.agrees_with_library(of(nn.Linear))
