@@ -29,7 +29,8 @@ from ...layers.transposed_convolution import ConvTranspose2d
 __all__ = ["CycleGAN", "ImagePool", "PatchGANDiscriminator", "ResnetGenerator", "linear_decay"]
 
 Images = Float[Tensor, "n c h w"]
-FromX, FromY = Float[Tensor, "n ..."], Float[Tensor, "m ..."]  # real images, and what is made of them
+FromX = Float[Tensor, "n ..."]  # real images of X, and what is made of them
+FromY = Float[Tensor, "m ..."]  # likewise of Y
 Scalar = Float[Tensor, ""]
 
 
