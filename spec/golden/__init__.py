@@ -54,6 +54,21 @@ class Recipe:
         self.ulps[name] = ulps
         return self.inputs[name]
 
+    def fill(self, model, draw, prefix: str = "", scale: int = 16, but: tuple[str, ...] = ()) -> None:
+        """Freeze weights for a library's module, whole numbers from −12 to 11 over `scale`, and load them into it.
+
+        Args:
+            draw: NumPy's generator of the numbers.
+            prefix: of the frozen names, before those of the module's state.
+            but: what stays as it is: whatever has one of these in its name, and what is not of floating point.
+        """
+        state = model.state_dict()
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and not any(part in name for part in but):
+                numbers = self.given(prefix + name, draw.integers(-12, 12, tuple(tensor.shape)) / scale)
+                state[name] = torch.from_numpy(np.array(numbers))
+        model.load_state_dict(state)
+
     def expect(self, name: str, value, second=None) -> None:
         """Freeze the oracle's value and, where one exists, note a second, independent derivation of it."""
         self.values[name] = _array(value)

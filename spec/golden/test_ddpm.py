@@ -32,22 +32,26 @@ def attention(golden, ours, theirs, prefix="unet."):
     return state
 
 
-def state_of(golden):
-    """The recipe's weights, named as in diffusers, under our names."""
+def network(golden, prefix):
+    """The recipe's weights of a network of two sizes, named as in diffusers, under our names, but for attention."""
     names = {"time1": "time_embedding.linear_1", "time2": "time_embedding.linear_2", "first": "conv_in"}
     names |= {"norm": "conv_norm_out", "last": "conv_out"}
     names |= {"down.0.resize": "down_blocks.0.downsamplers.0.conv", "up.0.resize": "up_blocks.0.upsamplers.0.conv"}
     names |= residuals("down.0.blocks.0", "down_blocks.0.resnets.0", shortcut=False)
     names |= residuals("down.1.blocks.0", "down_blocks.1.resnets.0", shortcut=True)
-    names |= residuals("middle1", "mid_block.resnets.0", shortcut=False)
-    names |= residuals("middle2", "mid_block.resnets.1", shortcut=False)
-    state = attention(golden, "down.1.attentions.0", "down_blocks.1.attentions.0")
-    state |= attention(golden, "middle_attention", "mid_block.attentions.0")
     for number in range(2):
+        names |= residuals(f"middle{number + 1}", f"mid_block.resnets.{number}", shortcut=False)
         names |= residuals(f"up.0.blocks.{number}", f"up_blocks.0.resnets.{number}", shortcut=True)
         names |= residuals(f"up.1.blocks.{number}", f"up_blocks.1.resnets.{number}", shortcut=True)
+    return renamed(golden, prefix, names)
+
+
+def state_of(golden):
+    state = network(golden, "unet.") | attention(golden, "down.1.attentions.0", "down_blocks.1.attentions.0")
+    state |= attention(golden, "middle_attention", "mid_block.attentions.0")
+    for number in range(2):
         state |= attention(golden, f"up.0.attentions.{number}", f"up_blocks.0.attentions.{number}")
-    return state | renamed(golden, "unet.", names)
+    return state
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

@@ -9,7 +9,7 @@ from impl.models.ddpm import DDPMUNet, guide, timestep_embedding
 from impl.models.latent_diffusion import AutoencoderKL, SpatialTransformer
 from impl.models.vae import gaussian_kl
 from spec.golden import load
-from spec.golden.test_ddpm import attention, renamed, residuals
+from spec.golden.test_ddpm import attention, network, renamed, residuals
 
 pytestmark = pytest.mark.item("latent-diffusion")
 
@@ -58,20 +58,12 @@ def transformer_state(golden, ours, theirs):
 
 
 def network_state(golden):
-    names = {"time1": "time_embedding.linear_1", "time2": "time_embedding.linear_2", "first": "conv_in"}
-    names |= {"norm": "conv_norm_out", "last": "conv_out"}
-    names |= {"down.0.resize": "down_blocks.0.downsamplers.0.conv", "up.0.resize": "up_blocks.0.upsamplers.0.conv"}
-    names |= residuals("down.0.blocks.0", "down_blocks.0.resnets.0", shortcut=False)
-    names |= residuals("down.1.blocks.0", "down_blocks.1.resnets.0", shortcut=True)
-    names |= residuals("middle1", "mid_block.resnets.0", shortcut=False)
-    names |= residuals("middle2", "mid_block.resnets.1", shortcut=False)
-    state = transformer_state(golden, "down.0.attentions.0", "down_blocks.0.attentions.0")
+    state = network(golden, "network.")
+    state |= transformer_state(golden, "down.0.attentions.0", "down_blocks.0.attentions.0")
     state |= transformer_state(golden, "middle_attention", "mid_block.attentions.0")
     for number in range(2):
-        names |= residuals(f"up.0.blocks.{number}", f"up_blocks.0.resnets.{number}", shortcut=True)
-        names |= residuals(f"up.1.blocks.{number}", f"up_blocks.1.resnets.{number}", shortcut=True)
         state |= transformer_state(golden, f"up.1.attentions.{number}", f"up_blocks.1.attentions.{number}")
-    return state | renamed(golden, "network.", names)
+    return state
 
 
 def test_autoencoder_gives_the_numbers_of_diffusers():
@@ -128,8 +120,8 @@ def test_published_sizes():
         embed = partial(timestep_embedding, shift=0.0, cosine_first=True)
         attend = partial(SpatialTransformer, num_heads=8, context_width=768)
         options = {"attention_levels": (0, 1, 2), "norm_eps": 1e-5, "attention": attend, "embed_time": embed}
-        network = DDPMUNet(4, 4, 320, (1, 2, 4, 4), 2, **options, downsample_padding=1)
+        second = DDPMUNet(4, 4, 320, (1, 2, 4, 4), 2, **options, downsample_padding=1)
         mu, _ = first.encode(torch.randn(1, 3, 512, 512))
-    found = [sum(p.numel() for p in model.parameters()) for model in (first, network)]
+    found = [sum(p.numel() for p in model.parameters()) for model in (first, second)]
     assert found == [83_653_863, 859_520_964], f"expected 83653863 and 859520964 parameters, found {found}"
     assert mu.shape == (1, 4, 64, 64), f"expected latents of 4 × 64 × 64, found {tuple(mu.shape)}"

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from ...layers.activation import SiLU
 from ...layers.attention import MultiHeadAttention
 from ...layers.checks import check_sizes, check_space
 from ...layers.convolution import Conv2d
@@ -26,6 +27,7 @@ from ...layers.linear import Linear
 from ...layers.normalization import GroupNorm
 
 Images = Float[Tensor, "n c h w"]
+_silu = SiLU()
 
 
 def timestep_embedding(
@@ -248,10 +250,6 @@ class _Level(nn.Module):
     def forward(self, number, x, e, **attention):
         x = self.blocks[number](x, e)
         return self.attentions[number](x, **attention) if len(self.attentions) else x
-
-
-def _silu(x: Tensor) -> Tensor:
-    return x * x.sigmoid()
 
 
 def _zero(layer: nn.Module) -> None:

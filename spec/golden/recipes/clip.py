@@ -26,14 +26,7 @@ def clip(recipe: Recipe) -> None:
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=4, attn_implementation="sdpa")
     model = CLIPModel(config).double().eval()
     draw = np.random.default_rng(0)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point():
-            state[name] = tensor
-            continue
-        value = recipe.given(name, draw.integers(-12, 12, tuple(tensor.shape)) / 16)
-        state[name] = torch.from_numpy(np.array(value))
-    model.load_state_dict(state)
+    recipe.fill(model, draw)
     tokens = recipe.given("tokens", TEXTS)
     images = recipe.given("images", draw.integers(-16, 16, (3, 3, 4, 4)) / 16)
     leaf = torch.from_numpy(images).requires_grad_()

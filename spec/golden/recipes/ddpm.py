@@ -97,11 +97,7 @@ def ddpm(recipe: Recipe) -> None:
         .double()
         .eval()
     )
-    state = {}
-    for name, tensor in model.state_dict().items():
-        value = recipe.given(f"unet.{name}", draw.integers(-12, 12, tuple(tensor.shape)) / 32)
-        state[name] = torch.from_numpy(np.array(value))
-    model.load_state_dict(state)
+    recipe.fill(model, draw, "unet.", scale=32)
     images = recipe.given("images", draw.integers(-16, 16, (2, 3, 4, 6)) / 16)
     times = recipe.given("times", np.array([3, 700]))
     leaf = torch.from_numpy(images).requires_grad_()

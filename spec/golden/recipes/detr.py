@@ -51,13 +51,8 @@ def detr(recipe: Recipe) -> None:
     )
     model = DetrForObjectDetection(config).double().eval()
     draw = np.random.default_rng(0)
-    state, weights = model.state_dict(), {}
-    for name, tensor in state.items():
-        if ".backbone." not in name:
-            weights[name] = recipe.given(name, draw.integers(-12, 12, tuple(tensor.shape)) / 16)
-            state[name] = torch.from_numpy(np.array(weights[name]))
-    model.load_state_dict(state)
-
+    recipe.fill(model, draw, but=(".backbone.",))
+    weights = dict(recipe.inputs)
     features = recipe.given("features", draw.integers(-16, 16, (2, 6, 2, 3)) / 16)
     mask = recipe.given("mask", np.array([[[1, 1, 1]] * 2, [[1, 1, 0]] * 2], dtype=bool))
     labels = recipe.given("labels", np.array([[2, 0, 2], [1, 3, 3]]))  # 3 is no object

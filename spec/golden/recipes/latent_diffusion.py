@@ -18,14 +18,6 @@ def latent_diffusion(recipe: Recipe) -> None:
 
     draw = np.random.default_rng(0)
 
-    def fill(model, prefix):
-        state = {}
-        for name, tensor in model.state_dict().items():
-            value = recipe.given(f"{prefix}.{name}", draw.integers(-12, 12, tuple(tensor.shape)) / 32)
-            state[name] = torch.from_numpy(np.array(value))
-        model.load_state_dict(state)
-        return model.double().eval()
-
     autoencoder = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -36,7 +28,8 @@ def latent_diffusion(recipe: Recipe) -> None:
         latent_channels=2,
         norm_num_groups=2,
     )
-    autoencoder = fill(autoencoder.double(), "autoencoder")
+    autoencoder = autoencoder.double().eval()
+    recipe.fill(autoencoder, draw, "autoencoder.", scale=32)
     images = recipe.given("images", draw.integers(-16, 16, (2, 3, 4, 6)) / 16)
     leaf = torch.from_numpy(images).requires_grad_()
     posterior = autoencoder.encode(leaf).latent_dist
@@ -68,7 +61,8 @@ def latent_diffusion(recipe: Recipe) -> None:
         attention_head_dim=2,
     )
     network.time_proj = Sines()
-    network = fill(network.double(), "network")
+    network = network.double().eval()
+    recipe.fill(network, draw, "network.", scale=32)
     latents = recipe.given("latents", draw.integers(-16, 16, (2, 2, 4, 6)) / 16)
     context = recipe.given("context", draw.integers(-16, 16, (2, 5, 3)) / 16)
     other = recipe.given("other", draw.integers(-16, 16, (2, 5, 3)) / 16)

@@ -43,14 +43,7 @@ def mae(recipe: Recipe) -> None:
     model.decoder.initialize_weights(16)
     model = model.double().eval()
     draw = np.random.default_rng(0)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name.endswith(("position_embeddings", "pos_embed")):
-            state[name] = tensor
-            continue
-        value = recipe.given(name, draw.integers(-12, 12, tuple(tensor.shape)) / 16)
-        state[name] = torch.from_numpy(np.array(value))
-    model.load_state_dict(state)
+    recipe.fill(model, draw, but=("position_embeddings", "pos_embed"))
     images = recipe.given("images", draw.integers(-16, 16, (2, 3, 8, 8)) / 16)
     noise = recipe.given("noise", np.stack([draw.permutation(16) for _ in range(2)]) / 16)
     leaf = torch.from_numpy(images).requires_grad_()

@@ -34,10 +34,7 @@ def segmenter(recipe: Recipe) -> None:
     def given(name, *shape):
         return recipe.given(name, draw.integers(-12, 12, shape) / 16)
 
-    state = {}
-    for name, tensor in layer.state_dict().items():
-        state[name] = torch.from_numpy(given(f"block.{name}", *tensor.shape).copy())
-    layer.load_state_dict(state)
+    recipe.fill(layer, draw, "block.")
     shapes = {"input.weight": (8, 6), "input.bias": (8,), "classes": (5, 8), "norm.weight": (8,), "norm.bias": (8,)}
     shapes |= {"patch_projection": (8, 8), "class_projection": (8, 8)}
     shapes |= {"score_norm.weight": (5,), "score_norm.bias": (5,)}

@@ -38,11 +38,7 @@ def swin(recipe: Recipe) -> None:
     )
     model = SwinForImageClassification(config).double().eval()
     draw = np.random.default_rng(0)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        value = recipe.given(name, draw.integers(-12, 12, tuple(tensor.shape)) / 16)
-        state[name] = torch.from_numpy(np.array(value))
-    model.load_state_dict(state)
+    recipe.fill(model, draw)
     images = recipe.given("images", draw.integers(-16, 16, (2, 3, 9, 14)) / 16)
     leaf = torch.from_numpy(images).requires_grad_()
     tokens = model.swin(leaf).last_hidden_state

@@ -35,11 +35,7 @@ def vit(recipe: Recipe) -> None:
     )
     model = ViTForImageClassification(config).double().eval()
     draw = np.random.default_rng(0)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        value = recipe.given(name, draw.integers(-12, 12, tuple(tensor.shape)) / 16)
-        state[name] = torch.from_numpy(np.array(value))
-    model.load_state_dict(state)
+    recipe.fill(model, draw)
     images = recipe.given("images", draw.integers(-16, 16, (2, 3, 4, 6)) / 16)
     leaf = torch.from_numpy(images).requires_grad_()
     tokens = model.vit(leaf).last_hidden_state
