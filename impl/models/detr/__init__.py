@@ -26,18 +26,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ...layers.attention import CrossAttention
 from ...layers.boxes import box_iou, generalized_box_iou, to_centres, to_corners
 from ...layers.checks import check_dropout, check_finite, check_not_negative, check_sizes, check_space
 from ...layers.convolution import Conv2d
-from ...layers.dropout import Dropout
 from ...layers.initialisers import xavier_uniform_
 from ...layers.linear import Linear
 from ...layers.matching import hungarian_matching
 from ...layers.normalization import LayerNorm
 from ...layers.numerics import at_least_float32
-from ...layers.positional import sinusoids
-from ...layers.transformer import FeedForward
+from .transformer import DecoderLayer, EncoderLayer, image_positions
 
 __all__ = [
     "DETR",
@@ -129,61 +126,6 @@ def set_prediction_loss(
     return (of_boxes - (weight * log_p).sum() / weight.sum()).to(dtype)
 
 
-def image_positions(mask: Bool[Tensor, "b h w"], width: int) -> Float[Tensor, "b h w d"]:
-    """Sinusoids of a pixel's row, then of its column, as shares of the image's height and width times 2π; float64.
-
-    Args:
-        mask: True at the image's pixels; rows and columns count from 1 among those.
-        width: d, of the positions; half for the row, half for the column.
-
-    Raises:
-        ValueError: a width that 4 does not divide.
-
-    Source: Carion et al. 2020, arXiv:2005.12872, A.4; 2π and ε = 1e-6 in the divisor as released.
-    """
-    if width < 4 or width % 4:
-        raise ValueError(f"expected a width that is a multiple of 4, got {width}")
-    shares = []
-    for dim in (1, 2):
-        count = mask.cumsum(dim).double()
-        shares.append(2 * math.pi * count / (count.narrow(dim, -1, 1) + 1e-6))
-    return torch.cat([sinusoids(share, width // 2) for share in shares], dim=-1)
-
-
-class _EncoderLayer(nn.Module):
-    """Tokens attend to one another; positions are added to queries and keys, not to values."""
-
-    def __init__(self, width, heads, hidden, dropout):
-        super().__init__()
-        self.self_attn = CrossAttention(width, heads, dropout=dropout)
-        self.feed_forward = FeedForward(width, hidden, dropout=dropout)
-        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x, positions, real):
-        at = x + positions
-        x = self.norm1(x + self.dropout(self.self_attn(at, at, x, key_mask=real)))
-        return self.norm2(x + self.dropout(self.feed_forward(x)))
-
-
-class _DecoderLayer(nn.Module):
-    """Objects attend to one another, then to the image; all at once, none is masked from another."""
-
-    def __init__(self, width, heads, hidden, dropout):
-        super().__init__()
-        self.self_attn = CrossAttention(width, heads, dropout=dropout)
-        self.cross_attn = CrossAttention(width, heads, dropout=dropout)
-        self.feed_forward = FeedForward(width, hidden, dropout=dropout)
-        self.norm1, self.norm2, self.norm3 = LayerNorm(width), LayerNorm(width), LayerNorm(width)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, y, queries, memory, positions, real):
-        at = y + queries
-        y = self.norm1(y + self.dropout(self.self_attn(at, at, y)))
-        y = self.norm2(y + self.dropout(self.cross_attn(y + queries, memory + positions, memory, key_mask=real)))
-        return self.norm3(y + self.dropout(self.feed_forward(y)))
-
-
 class DETR(nn.Module):
     """Images to the class logits and boxes of N objects.
 
@@ -228,8 +170,8 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.input_proj = Conv2d(channels, d_model, 1)
         sizes = d_model, nhead, dim_feedforward, dropout
-        self.encoder = nn.ModuleList(_EncoderLayer(*sizes) for _ in range(num_encoder_layers))
-        self.decoder = nn.ModuleList(_DecoderLayer(*sizes) for _ in range(num_decoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(num_encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(num_decoder_layers))
         for parameter in [*self.encoder.parameters(), *self.decoder.parameters()]:
             if parameter.dim() > 1:
                 xavier_uniform_(parameter.data)

@@ -17,13 +17,24 @@ nearest point. No point is sampled twice, even where two are alike. Multi-resolu
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...layers.checks import check_fractions, check_not_negative, check_sizes
 from ...layers.dropout import Dropout
 from ...layers.linear import Linear
 from ..pointnet import SharedMLP
+from .sampling import (
+    Features,
+    Points,
+    ball_query,
+    check_ball,
+    check_features,
+    drop_points,
+    farthest_point_sample,
+    interpolate,
+    take,
+)
 
 __all__ = [
     "MULTI_SCALE",
@@ -39,9 +50,6 @@ __all__ = [
     "interpolate",
 ]
 
-Points = Float[Tensor, "b n d"]
-Features = Float[Tensor, "b n c"]
-
 # Of each level: centres, radii, points in a ball, widths of the MLPs.  Supplementary B, for clouds in the unit ball.
 SINGLE_SCALE = (
     (512, (0.2,), (32,), ((64, 64, 128),)),
@@ -51,54 +59,6 @@ MULTI_SCALE = (
     (512, (0.1, 0.2, 0.4), (16, 32, 128), ((32, 32, 64), (64, 64, 128), (64, 96, 128))),
     (128, (0.2, 0.4, 0.8), (32, 64, 128), ((64, 64, 128), (128, 128, 256), (128, 128, 256))),
 )
-
-
-def farthest_point_sample(points: Points, count: int, start: int = 0) -> Int[Tensor, "b count"]:
-    """Indices of points, each as far as possible from those before it; of equally far ones the first.
-
-    Args:
-        count: how many, at most n.
-        start: the first index.
-
-    Raises:
-        ValueError: a count outside [1, n], a start outside [0, n), points that are not (B, n, d).
-
-    Source: Qi et al. 2017, arXiv:1706.02413, §3.2.
-    """
-    _check_points(points)
-    if not (1 <= count <= points.shape[1] and 0 <= start < points.shape[1]):
-        raise ValueError(f"expected 1 to {points.shape[1]} points from one of them on, got {count} from {start} on")
-    chosen = [torch.full((len(points), 1), start, device=points.device)]
-    distance = points.new_full(points.shape[:2], torch.inf)  # squared, to the nearest of those chosen
-    for _ in range(count - 1):
-        distance = torch.minimum(distance, (points - _take(points, chosen[-1])).square().sum(-1))
-        distance = distance.scatter(1, chosen[-1], -1)
-        chosen.append(distance.argmax(1, keepdim=True))
-    return torch.cat(chosen, 1)
-
-
-def ball_query(points: Points, centres: Float[Tensor, "b m d"], radius: float, most: int) -> Int[Tensor, "b m most"]:
-    """Indices of the first points within a radius of each centre, the first repeated where there are fewer.
-
-    Args:
-        radius: of the ball, which is closed.
-        most: K, indices of each ball.
-
-    Raises:
-        ValueError: a radius of 0 or less, `most` below 1, points or centres that are not (B, n, d).
-
-    Source: Qi et al. 2017, arXiv:1706.02413, §3.2.
-    """
-    check_sizes(most=most)
-    _check_ball(radius)
-    _check_points(points)
-    _check_points(centres, points.shape[-1])
-    n = points.shape[1]
-    distance = (centres[:, :, None] - points[:, None]).square().sum(-1)  # (b, m, n)
-    order = torch.where(distance <= radius**2, torch.arange(n, device=points.device), n).sort(-1).values
-    order = torch.constant_pad_nd(order, (0, max(most - n, 0)), n)[..., :most]  # n: there are no more
-    first = torch.where(order[..., :1] < n, order[..., :1], distance.argmin(-1, keepdim=True))
-    return torch.where(order < n, order, first)
 
 
 class SetAbstraction(nn.Module):
@@ -134,21 +94,21 @@ class SetAbstraction(nn.Module):
         check_sizes(count=count, dimensions=dimensions, most=min(most))
         check_not_negative(in_channels=in_channels)
         for radius in radii:
-            _check_ball(radius)
+            check_ball(radius)
         self.count, self.radii, self.most = count, tuple(radii), tuple(most)
         self.in_channels, self.dimensions = in_channels, dimensions
         self.mlps = nn.ModuleList(SharedMLP((dimensions + in_channels, *widths)) for widths in mlps)
 
     def forward(self, points: Points, features: Features | None = None) -> tuple[Float[Tensor, "b m d"], Tensor]:
         """The centres (B, count, d) and their features (B, count, sum of the MLPs' last widths)."""
-        _check_features(points, features, self.dimensions, self.in_channels)
-        centres = _take(points, farthest_point_sample(points.detach(), self.count))
+        check_features(points, features, self.dimensions, self.in_channels)
+        centres = take(points, farthest_point_sample(points.detach(), self.count))
         scales = []
         for radius, most, mlp in zip(self.radii, self.most, self.mlps):
             index = ball_query(points.detach(), centres.detach(), radius, most)
-            group = _take(points, index) - centres[:, :, None]  # (b, m, K, d)
+            group = take(points, index) - centres[:, :, None]  # (b, m, K, d)
             if features is not None:
-                group = torch.cat([group, _take(features, index)], -1)
+                group = torch.cat([group, take(features, index)], -1)
             scales.append(mlp(group).amax(2))
         return centres, torch.cat(scales, -1)
 
@@ -175,25 +135,8 @@ class GlobalAbstraction(nn.Module):
         self.mlp = SharedMLP((dimensions + in_channels, *mlp))
 
     def forward(self, points: Points, features: Features | None = None) -> Float[Tensor, "b e"]:
-        _check_features(points, features, self.dimensions, self.in_channels)
+        check_features(points, features, self.dimensions, self.in_channels)
         return self.mlp(points if features is None else torch.cat([points, features], -1)).amax(1)
-
-
-def interpolate(points: Points, known: Float[Tensor, "b m d"], features: Float[Tensor, "b m c"]) -> Features:
-    """Features of points as means of those of the 3 nearest known points, weighted by 1/d²; of all, if fewer than 3.
-
-    Raises:
-        ValueError: points or known points that are not (B, n, d), features of other points.
-
-    Source: Qi et al. 2017, arXiv:1706.02413, eq. 2 with p = 2 and k = 3; d² is at least 1e-10, as released.
-    """
-    _check_points(points)
-    _check_features(known, features, points.shape[-1], features.shape[-1])
-    distance = (points[:, :, None] - known[:, None]).square().sum(-1)  # (b, n, m)
-    nearest = distance.topk(min(3, known.shape[1]), largest=False)
-    weights = 1 / nearest.values.clamp(min=1e-10)
-    weights = weights / weights.sum(-1, keepdim=True)
-    return (weights[..., None] * _take(features, nearest.indices)).sum(2)
 
 
 class FeaturePropagation(nn.Module):
@@ -331,45 +274,3 @@ class PointNet2Segmentation(nn.Module):
         for (points, own), step in zip(reversed(levels), self.propagation):
             x, known = step(points, known, x, own), points
         return self.last(self.dropout(self.hidden(x)))
-
-
-def drop_points(points: Points, most: float = 0.95) -> Points:
-    """Clouds of random density for training: of each, a share θ ~ U[0, most] of the points becomes its first point.
-
-    Each point is replaced with probability θ of its cloud, so that all clouds keep one size.
-
-    Raises:
-        ValueError: `most` outside [0, 1), points that are not (B, n, d).
-
-    Source: Qi et al. 2017, arXiv:1706.02413, §3.3: random input dropout, p = 0.95.
-    """
-    check_fractions(most=most)
-    _check_points(points)
-    share = most * torch.rand(len(points), 1, device=points.device)
-    dropped = torch.rand(points.shape[:2], device=points.device) < share
-    return torch.where(dropped[..., None], points[:, :1], points)
-
-
-def _take(x: Shaped[Tensor, "b n c"], index: Int[Tensor, "b ..."]) -> Shaped[Tensor, "b ... c"]:
-    """Rows of each sample by their indices."""
-    flat = index.flatten(1)
-    return x.gather(1, flat[..., None].expand(-1, -1, x.shape[-1])).unflatten(1, index.shape[1:])
-
-
-def _check_points(points: Tensor, dimensions: int | None = None) -> None:
-    if points.dim() != 3 or points.shape[1] < 1 or dimensions not in (None, points.shape[-1]):
-        width = "d" if dimensions is None else dimensions
-        raise ValueError(f"expected points (B, n >= 1, {width}), got shape {tuple(points.shape)}")
-
-
-def _check_features(points: Tensor, features: Tensor | None, dimensions: int, channels: int) -> None:
-    _check_points(points, dimensions)
-    found = None if features is None else tuple(features.shape)
-    if (found is None) != (channels == 0) or (found is not None and found != (*points.shape[:2], channels)):
-        wanted = (*points.shape[:2], channels) if channels else None
-        raise ValueError(f"expected features {wanted}, got {found}")
-
-
-def _check_ball(radius: float) -> None:
-    if not 0 < radius < torch.inf:
-        raise ValueError(f"expected a finite radius > 0, got {radius}")

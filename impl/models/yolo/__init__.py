@@ -39,8 +39,6 @@ from ...layers.pooling import MaxPool2d
 from .anchors import (
     ANCHORS,
     STRIDES,
-    Darknet53,
-    YOLOv3,
     anchor_clusters,
     anchor_targets,
     decode_anchors,
@@ -48,6 +46,7 @@ from .anchors import (
     prior_grid,
     yolov3_loss,
 )
+from .darknet import Darknet53, YOLOv3
 from .detection import average_precision, detections, mean_average_precision, non_max_suppression, true_positives
 from .predictors import at_predictors
 
