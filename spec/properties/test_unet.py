@@ -61,7 +61,8 @@ def reference(state, x, depth, padding):
 @BOTH
 @pytest.mark.parametrize("depth", [1, 2])
 def test_scores_are_those_of_the_figure(padding, depth):
-    """Both paths and the bridges between them are as in figure 1; a bridge's features come before those from below.
+    """Contraction, expansion and bridges are as in figure 1: the contracting path's features come first, then those of
+    the up-convolution.
 
     Source: Ronneberger et al. 2015, figure 1.
     """
